@@ -1,0 +1,35 @@
+//! Errors of the filesystem and the one errno table.
+
+use crate::file::FileError;
+
+/// Error of a filesystem operation.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// An outcome that POSIX names, by errno: expected, not a fault.
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Posix(i32),
+    /// The backing filesystem refused.
+    #[error("backing directory: {0}")]
+    Io(#[from] std::io::Error),
+    /// An encrypted file refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Something other than a file's contents is not what was stored.
+    #[error("damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl FsError {
+    /// The errno that the caller sees.
+    pub fn errno(&self) -> i32 {
+        match self {
+            FsError::Posix(errno) => *errno,
+            FsError::Io(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            FsError::File(FileError::Io(error)) => error.raw_os_error().unwrap_or(libc::EIO),
+            FsError::File(FileError::Damaged(_)) => libc::EIO,
+            FsError::File(FileError::NoKey) => libc::ENOKEY,
+            FsError::File(FileError::TooLarge) => libc::EFBIG,
+            FsError::Damaged(_) => libc::EIO,
+        }
+    }
+}

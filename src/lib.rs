@@ -1,0 +1,29 @@
+//! envelopefs: a FUSE filesystem that keeps a directory encrypted at rest.
+//!
+//! The map. A request crosses each room once, and no room names one to its left:
+//!
+//! ```text
+//! cmd ──> fuse ──> fs ──> file ──> crypto
+//!  │                │       └────> store ──> sys
+//!  └──> volume ──> keys ──> crypto
+//! ```
+//!
+//! - [`cli`] is the grammar of the command; [`cmd`] holds its verbs and composes the rooms.
+//! - [`fuse`] unpacks a kernel request, makes one call to [`fs`] and replies. It alone names the FUSE library.
+//! - [`fs`] is the filesystem: inodes, names, handles, attributes. It sees neither stored bytes nor FUSE types.
+//! - [`file`](mod@file) is one encrypted file: header, tree of nonces and tags, chunks. It never sees a path.
+//! - [`store`] is the backing directory: names and blocks, atomically. It never sees plaintext.
+//! - [`crypto`] is the only room that names an AEAD; [`keys`] turns providers' key slots into an unlocked
+//!   [`keys::KeyRing`]; [`volume`] is the description of a volume on disk.
+//! - [`sys`] has the only `unsafe` code.
+
+pub mod cli;
+pub mod cmd;
+pub mod crypto;
+pub mod file;
+pub mod fs;
+pub mod fuse;
+pub mod keys;
+pub mod store;
+pub mod sys;
+pub mod volume;

@@ -1,0 +1,1 @@
+//! The only unsafe code: memory that holds keys, fork, and what no safe wrapper covers.
