@@ -1,18 +1,56 @@
 //! The unlocked key ring of a volume: what wraps and unwraps DEKs and gives the volume's other keys.
+//!
+//! A ring exists only after a key slot was unlocked and `volume.toml` verified (see [`crate::volume`]). It holds
+//! no master key itself, only the keys derived from it that a mounted volume needs.
+
+use std::fmt;
 
 use uuid::Uuid;
 
 use crate::crypto::Unauthentic;
+use crate::crypto::aead::{self, WrappedSecret};
+use crate::crypto::kdf;
 use crate::crypto::names::NameCipher;
 use crate::crypto::secret::Secret;
 
+/// Domain of the associated data of a wrapped DEK.
+const DEK_DOMAIN: &[u8] = b"envelopefs dek v1";
+
 /// Id of a master key: a key check value by HKDF, so it tells nothing of the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 16]);
+
+impl KeyId {
+    /// The id of a master key of this volume.
+    pub fn of(master: &Secret<32>, volume: Uuid) -> Self {
+        KeyId(*kdf::derive::<16>(master, volume.as_bytes(), &[kdf::KEY_ID]).expose())
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
 
 /// Random id of a file, constant for its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId(pub [u8; 16]);
+
+impl FileId {
+    /// A fresh id.
+    pub fn random() -> Self {
+        let mut id = [0; 16];
+        crate::crypto::random(&mut id);
+        FileId(id)
+    }
+}
 
 /// A DEK wrapped under a master key; 76 bytes in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,73 +58,134 @@ pub struct WrappedDek {
     /// The master key it is wrapped under.
     pub key_id: KeyId,
     /// The wrapped DEK.
-    pub wrapped: crate::crypto::aead::WrappedSecret,
+    pub wrapped: WrappedSecret,
 }
 
 /// Why a DEK could not be unwrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnwrapError {
     /// No such master key in this ring.
-    #[error("no master key with id {}", hex(&.0.0))]
+    #[error("no master key with id {0}")]
     NoSuchKey(KeyId),
     /// The key is there and the bytes do not fit it.
     #[error(transparent)]
     Unauthentic(#[from] Unauthentic),
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+/// The master keys of an unlocked volume, as far as files need them, and the keys derived from the volume key.
+#[derive(Debug)]
+pub struct KeyRing {
+    volume: Uuid,
+    /// DEK-wrapping keys by master key; the first belongs to the active one.
+    dek_wraps: Vec<(KeyId, Secret<32>)>,
+    names: NameCipher,
+    xattr_names: NameCipher,
+    symlink_key: Secret<32>,
+    xattr_value_key: Secret<32>,
 }
 
-/// The master keys of an unlocked volume and the keys that depend on them.
-pub struct KeyRing {}
-
 impl KeyRing {
+    /// The ring of a volume: its volume key, its active master key, and further master keys that only unwrap.
+    pub fn new(volume: Uuid, volume_key: &Secret<32>, active: &Secret<32>, older: &[Secret<32>]) -> Self {
+        let salt = volume.as_bytes();
+        let dek_wraps = std::iter::once(active)
+            .chain(older)
+            .map(|master| (KeyId::of(master, volume), kdf::derive(master, salt, &[kdf::DEK_WRAP])))
+            .collect();
+        KeyRing {
+            volume,
+            dek_wraps,
+            names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::NAMES])),
+            xattr_names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::XATTR_NAMES])),
+            symlink_key: kdf::derive(volume_key, salt, &[kdf::SYMLINKS]),
+            xattr_value_key: kdf::derive(volume_key, salt, &[kdf::XATTR_VALUES]),
+        }
+    }
+
     /// A ring with one fresh random master key and a fresh volume key.
-    pub fn generate(_volume: Uuid) -> Self {
-        todo!()
+    pub fn generate(volume: Uuid) -> Self {
+        Self::new(volume, &Secret::random(), &Secret::random(), &[])
     }
 
     /// The volume the ring belongs to.
     pub fn volume(&self) -> Uuid {
-        todo!()
+        self.volume
     }
 
     /// Id of the master key under which new DEKs are wrapped.
     pub fn active(&self) -> KeyId {
-        todo!()
+        self.dek_wraps[0].0
     }
 
     /// Wraps a DEK for a file under the active master key.
-    pub fn wrap_dek(&self, _file: &FileId, _dek: &Secret<32>) -> WrappedDek {
-        todo!()
+    pub fn wrap_dek(&self, file: &FileId, dek: &Secret<32>) -> WrappedDek {
+        let (key_id, key) = &self.dek_wraps[0];
+        WrappedDek { key_id: *key_id, wrapped: aead::wrap(key, &self.dek_aad(file, key_id), dek) }
     }
 
     /// Unwraps a file's DEK.
     ///
     /// # Errors
     /// [`UnwrapError`].
-    pub fn unwrap_dek(&self, _file: &FileId, _wrapped: &WrappedDek) -> Result<Secret<32>, UnwrapError> {
-        todo!()
+    pub fn unwrap_dek(&self, file: &FileId, dek: &WrappedDek) -> Result<Secret<32>, UnwrapError> {
+        let (_, key) =
+            self.dek_wraps.iter().find(|(id, _)| *id == dek.key_id).ok_or(UnwrapError::NoSuchKey(dek.key_id))?;
+        Ok(aead::unwrap(key, &self.dek_aad(file, &dek.key_id), &dek.wrapped)?)
+    }
+
+    /// Binds a wrapped DEK to the volume, the file and the master key, so it is of no use anywhere else.
+    fn dek_aad(&self, file: &FileId, key_id: &KeyId) -> Vec<u8> {
+        [DEK_DOMAIN, self.volume.as_bytes(), &file.0, &key_id.0].concat()
     }
 
     /// Cipher of entry names.
     pub fn names(&self) -> &NameCipher {
-        todo!()
+        &self.names
     }
 
     /// Cipher of xattr names.
     pub fn xattr_names(&self) -> &NameCipher {
-        todo!()
+        &self.xattr_names
     }
 
     /// Key of symlink targets.
     pub fn symlink_key(&self) -> &Secret<32> {
-        todo!()
+        &self.symlink_key
     }
 
     /// Key of xattr values.
     pub fn xattr_value_key(&self) -> &Secret<32> {
-        todo!()
+        &self.xattr_value_key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dek_opens_only_with_its_volume_file_and_key() {
+        let (volume, file, dek) = (Uuid::new_v4(), FileId::random(), Secret::random());
+        let (volume_key, master) = (Secret::random(), Secret::random());
+        let ring = KeyRing::new(volume, &volume_key, &master, &[]);
+        let wrapped = ring.wrap_dek(&file, &dek);
+        assert_eq!(ring.unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
+        assert_eq!(ring.unwrap_dek(&FileId::random(), &wrapped).unwrap_err(), UnwrapError::Unauthentic(Unauthentic));
+
+        // Even a volume with the same master key: its id and its wrap key differ.
+        let elsewhere = KeyRing::new(Uuid::new_v4(), &volume_key, &master, &[]);
+        assert_eq!(elsewhere.unwrap_dek(&file, &wrapped).unwrap_err(), UnwrapError::NoSuchKey(wrapped.key_id));
+        let renamed = WrappedDek { key_id: elsewhere.active(), ..wrapped };
+        assert_eq!(elsewhere.unwrap_dek(&file, &renamed).unwrap_err(), UnwrapError::Unauthentic(Unauthentic));
+    }
+
+    #[test]
+    fn an_older_master_key_still_unwraps() {
+        let (volume, file, dek) = (Uuid::new_v4(), FileId::random(), Secret::random());
+        let (volume_key, old, new) = (Secret::random(), Secret::random(), Secret::random());
+        let wrapped = KeyRing::new(volume, &volume_key, &old, &[]).wrap_dek(&file, &dek);
+        let rotated = KeyRing::new(volume, &volume_key, &new, &[old]);
+        assert_eq!(rotated.unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
+        assert_ne!(rotated.wrap_dek(&file, &dek).key_id, wrapped.key_id);
     }
 }
