@@ -1,17 +1,31 @@
-//! The filesystem: inodes, names, handles, attributes, without any FUSE type.
-//!
-//! (Skeleton of the interface that `fuse` is written against.)
+#![doc = include_str!("semantics.md")]
 
+mod attr;
+mod dir;
 mod error;
+mod handle;
+mod inode;
+mod io;
+mod name;
+mod namespace;
+mod xattr;
 
 use std::ffi::{OsStr, OsString};
-use std::ops::Range;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
 
 pub use error::FsError;
 
+use handle::HandleTable;
+use inode::{Inode, InodeTable};
+use name::{DirId, StoredName};
+
 use crate::keys::KeyRing;
 pub use crate::store::{BackingDir, Kind, RenameHow, SetTime, Timestamp, VolumeStat, XattrHow};
+use crate::store::{BackingFile, Stat};
 
 /// Result of a filesystem operation.
 pub type Result<T> = std::result::Result<T, FsError>;
@@ -142,140 +156,214 @@ pub struct FsOptions {
     pub commit_on_flush: bool,
 }
 
-/// A mounted volume. Methods may be called from any number of threads.
-pub struct Fs {}
+/// Directories held open, most recently used first; each costs a descriptor.
+const OPEN_DIRS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
-#[allow(unused_variables, missing_docs)]
+/// A mounted volume. Methods may be called from any number of threads.
+///
+/// The operations are in the files of this module: names in `namespace.rs`, attributes in `attr.rs`, contents in `io.rs`,
+/// listings in `dir.rs`, extended attributes in `xattr.rs`. Here is how a number becomes something to work on.
+pub struct Fs {
+    root: Arc<dyn BackingDir>,
+    /// Backing device and inode number of the root.
+    root_dev: u64,
+    root_ino: u64,
+    ring: Arc<KeyRing>,
+    options: FsOptions,
+    inodes: InodeTable,
+    handles: HandleTable,
+    dirs: Mutex<LruCache<Ino, Arc<dyn BackingDir>>>,
+}
+
+/// Where the attributes of an inode are reached.
+enum Spot {
+    /// Through a name.
+    At(Arc<dyn BackingDir>, OsString),
+    /// Through something held open.
+    Held(Arc<dyn BackingFile>),
+}
+
+/// Directory, its id and the stored form of a name in it: where an operation on a name works.
+struct Place {
+    parent: Arc<Inode>,
+    dir: Arc<dyn BackingDir>,
+    name: StoredName,
+}
+
+impl Place {
+    fn entry(&self) -> &OsStr {
+        &self.name.entry
+    }
+}
+
+fn posix(errno: i32) -> FsError {
+    FsError::Posix(errno)
+}
+
+/// True for the error that says a name is not there.
+fn is_missing(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
 impl Fs {
+    /// Takes over a backing directory, exclusively.
+    ///
     /// # Errors
-    /// If the root directory cannot be read or has no directory id.
+    /// If the root directory cannot be read or has lost its directory id.
     pub fn new(root: Arc<dyn BackingDir>, ring: Arc<KeyRing>, options: FsOptions) -> Result<Fs> {
-        todo!()
+        let stat = root.stat(OsStr::new("."))?;
+        let fs = Fs {
+            root,
+            root_dev: stat.dev,
+            root_ino: stat.ino,
+            ring,
+            options,
+            inodes: InodeTable::new(),
+            handles: HandleTable::default(),
+            dirs: Mutex::new(LruCache::new(OPEN_DIRS)),
+        };
+        let root = fs.inode(Ino::ROOT)?;
+        fs.dir_id(&root, &fs.root)?;
+        Ok(fs)
     }
-    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
-        todo!()
+
+    /// Commits everything that is open, without a flush: what the periodic background commit calls.
+    ///
+    /// # Errors
+    /// The first one; the other files are committed all the same.
+    pub fn commit_all(&self) -> Result<()> {
+        let mut outcome = Ok(());
+        for handle in self.handles.files() {
+            let done = handle.open.file.commit(crate::store::Durability::Written);
+            outcome = outcome.and(done.map_err(FsError::from));
+        }
+        outcome
     }
-    pub fn forget(&self, ino: Ino, lookups: u64) {
-        todo!()
-    }
-    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        todo!()
-    }
-    pub fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        todo!()
-    }
-    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        todo!()
-    }
-    /// `mode` is complete with type and not masked; `umask` is applied unless the parent has a default ACL.
-    pub fn mknod(&self, caller: &Caller, parent: Ino, name: &OsStr, mode: u32, umask: u32, rdev: u64) -> Result<Entry> {
-        todo!()
-    }
-    pub fn mkdir(&self, caller: &Caller, parent: Ino, name: &OsStr, mode: u32, umask: u32) -> Result<Entry> {
-        todo!()
-    }
-    pub fn symlink(&self, caller: &Caller, parent: Ino, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        todo!()
-    }
-    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry> {
-        todo!()
-    }
-    pub fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        todo!()
-    }
-    pub fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        todo!()
-    }
-    pub fn rename(&self, parent: Ino, name: &OsStr, to: Ino, to_name: &OsStr, how: RenameHow) -> Result<()> {
-        todo!()
-    }
-    /// EEXIST if it exists.
-    pub fn create(
-        &self,
-        caller: &Caller,
-        parent: Ino,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        how: OpenHow,
-    ) -> Result<(Entry, HandleId)> {
-        todo!()
-    }
-    pub fn open(&self, caller: &Caller, ino: Ino, how: OpenHow) -> Result<HandleId> {
-        todo!()
-    }
-    /// Bytes read are `buf[range]`; `buf` is reused between calls.
-    pub fn read(&self, handle: HandleId, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<Range<usize>> {
-        todo!()
-    }
-    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], how: WriteHow) -> Result<()> {
-        todo!()
-    }
-    pub fn flush(&self, handle: HandleId) -> Result<()> {
-        todo!()
-    }
-    pub fn release(&self, handle: HandleId) -> Result<()> {
-        todo!()
-    }
-    pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
-        todo!()
-    }
-    pub fn fallocate(&self, handle: HandleId, offset: u64, len: u64, how: Fallocate) -> Result<()> {
-        todo!()
-    }
-    pub fn lseek(&self, handle: HandleId, offset: u64, whence: Seek) -> Result<u64> {
-        todo!()
-    }
-    /// Returns the bytes copied, fewer than asked only at the end of the source.
-    pub fn copy_file_range(
-        &self,
-        from: HandleId,
-        from_offset: u64,
-        to: HandleId,
-        to_offset: u64,
-        len: u64,
-    ) -> Result<u64> {
-        todo!()
-    }
-    pub fn opendir(&self, ino: Ino) -> Result<HandleId> {
-        todo!()
-    }
-    /// Calls `take` for each entry behind `offset` (`.` and `..` included) until it returns false (the reply is full; that entry comes again next time).
-    pub fn readdir(&self, handle: HandleId, offset: i64, take: &mut dyn FnMut(&DirItem) -> bool) -> Result<()> {
-        todo!()
-    }
-    /// Like [`readdir`](Self::readdir) with attributes; each taken entry but `.` and `..` counts as a lookup.
-    pub fn readdirplus(
-        &self,
-        handle: HandleId,
-        offset: i64,
-        take: &mut dyn FnMut(&DirItem, &Entry) -> bool,
-    ) -> Result<()> {
-        todo!()
-    }
-    pub fn releasedir(&self, handle: HandleId) {
-        todo!()
-    }
-    pub fn fsyncdir(&self, handle: HandleId) -> Result<()> {
-        todo!()
-    }
-    pub fn statfs(&self) -> Result<VolumeStat> {
-        todo!()
-    }
-    pub fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Vec<u8>> {
-        todo!()
-    }
-    pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &OsStr, value: &[u8], how: XattrHow) -> Result<()> {
-        todo!()
-    }
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<OsString>> {
-        todo!()
-    }
-    pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
-        todo!()
-    }
-    /// Commits everything pending and releases what is open: after unmounting.
+
+    /// Commits everything pending: after unmounting.
+    ///
+    /// # Errors
+    /// As [`commit_all`](Self::commit_all).
     pub fn shut_down(&self) -> Result<()> {
-        todo!()
+        self.commit_all()
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.options.read_only { Err(posix(libc::EROFS)) } else { Ok(()) }
+    }
+
+    /// The number a program sees for a backing inode. The root is always 1; should the backing filesystem use 1 for
+    /// another inode, that one is shown under the root's own number.
+    fn ino_of(&self, backing: u64) -> Ino {
+        match backing {
+            n if n == self.root_ino => Ino::ROOT,
+            1 => Ino(self.root_ino),
+            n => Ino(n),
+        }
+    }
+
+    /// The inode behind a number that the kernel named; ESTALE if it should know better.
+    fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        self.inodes.find(ino).ok_or_else(|| posix(libc::ESTALE))
+    }
+
+    /// Refuses an entry behind which another filesystem is mounted.
+    fn check_device(&self, stat: &Stat) -> Result<()> {
+        if stat.dev == self.root_dev { Ok(()) } else { Err(posix(libc::EXDEV)) }
+    }
+
+    /// A directory, held open.
+    fn dir(&self, inode: &Inode) -> Result<Arc<dyn BackingDir>> {
+        if inode.ino == Ino::ROOT {
+            return Ok(self.root.clone());
+        }
+        if inode.kind != Kind::Dir {
+            return Err(posix(libc::ENOTDIR));
+        }
+        if let Some(dir) = self.dirs.lock().get(&inode.ino) {
+            return Ok(dir.clone());
+        }
+        // No link: removed while something still refers to it.
+        let link = inode.first_link().ok_or_else(|| posix(libc::ENOENT))?;
+        let parent = self.dir(&*self.inode(link.parent)?)?;
+        let dir = parent.open_dir(&link.entry)?;
+        if self.ino_of(dir.stat(OsStr::new("."))?.ino) != inode.ino {
+            return Err(posix(libc::ESTALE));
+        }
+        self.dirs.lock().put(inode.ino, dir.clone());
+        Ok(dir)
+    }
+
+    /// The id of a directory. An empty directory that has none (a crash came between) gets one.
+    fn dir_id(&self, inode: &Inode, dir: &Arc<dyn BackingDir>) -> Result<DirId> {
+        if let Some(id) = inode.dir_id.get() {
+            return Ok(*id);
+        }
+        let _making = inode.dir_id_making.lock();
+        let id = match dir.read_link(OsStr::new(name::DIR_ID)) {
+            Ok(text) => DirId::from_text(&text).ok_or(FsError::Damaged("the directory's id is not one"))?,
+            Err(error) if is_missing(&error) => {
+                if !dir::is_empty(&**dir)? {
+                    return Err(FsError::Damaged("the directory has entries but no id"));
+                }
+                let id = DirId::random();
+                if self.options.read_only {
+                    return Ok(id);
+                }
+                dir.make_symlink(OsStr::new(name::DIR_ID), &id.to_text())?;
+                id
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(*inode.dir_id.get_or_init(|| id))
+    }
+
+    /// Where a name in a directory is stored.
+    fn place(&self, parent: Ino, plain: &OsStr) -> Result<Place> {
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        let id = self.dir_id(&parent, &dir)?;
+        let name = name::store(self.ring.names(), &id, plain)?;
+        Ok(Place { parent, dir, name })
+    }
+
+    /// Where an inode's attributes are reached: the open file, the held inode or any of its names.
+    fn spot(&self, inode: &Inode) -> Result<Spot> {
+        if inode.ino == Ino::ROOT {
+            return Ok(Spot::At(self.root.clone(), ".".into()));
+        }
+        if let Some(open) = inode.open_file() {
+            return Ok(Spot::Held(open.raw()));
+        }
+        if let Some(held) = inode.pinned() {
+            return Ok(Spot::Held(held));
+        }
+        let (dir, entry) = self.named(inode)?;
+        Ok(Spot::At(dir, entry))
+    }
+
+    /// Any name of an inode, with the directory it is in.
+    fn named(&self, inode: &Inode) -> Result<(Arc<dyn BackingDir>, OsString)> {
+        let mut outcome = Err(posix(libc::ESTALE));
+        for link in inode.links() {
+            outcome = self.inode(link.parent).and_then(|parent| self.dir(&parent)).map(|dir| (dir, link.entry));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Takes lookups back that [`lookup`](Self::lookup) and others counted.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        self.inodes.release(ino, lookups);
+    }
+
+    /// Capacity of the backing filesystem, with the limit on names that holds here.
+    ///
+    /// # Errors
+    /// Those of `fstatvfs`.
+    pub fn statfs(&self) -> Result<VolumeStat> {
+        Ok(VolumeStat { name_max: 255, ..self.root.stat_volume()? })
     }
 }

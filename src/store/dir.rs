@@ -352,16 +352,13 @@ impl RealStream {
         let mut raw = RawDir::new(self.fd.as_fd(), space);
         while let Some(entry) = raw.next() {
             let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                self.fetched.push_back(DirEntry {
-                    name: OsStr::from_bytes(name).to_os_string(),
-                    ino: entry.ino(),
-                    kind: kind_of_type(entry.file_type()),
-                    offset: entry.next_entry_cookie().cast_signed(),
-                });
-            }
-            if raw.is_buffer_empty() && !self.fetched.is_empty() {
+            self.fetched.push_back(DirEntry {
+                name: OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string(),
+                ino: entry.ino(),
+                kind: kind_of_type(entry.file_type()),
+                offset: entry.next_entry_cookie().cast_signed(),
+            });
+            if raw.is_buffer_empty() {
                 break;
             }
         }
@@ -551,8 +548,8 @@ mod tests {
         while let Some(entry) = stream.next().unwrap() {
             all.push(entry);
         }
-        assert_eq!(all.len(), 2000);
-        for at in [0, 1, 777, 1998, 1999] {
+        assert_eq!(all.len(), 2002, "2000 entries, . and ..");
+        for at in [0, 1, 777, 2000, 2001] {
             stream.seek(all[at].offset).unwrap();
             let next = stream.next().unwrap().map(|e| e.name);
             assert_eq!(next, all.get(at + 1).map(|e| e.name.clone()));

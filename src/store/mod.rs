@@ -25,7 +25,7 @@ pub use dir::open_root;
 pub trait BackingDir: Send + Sync + std::fmt::Debug + 'static {
     /// Opens a subdirectory, for names only (`O_PATH`): search permission suffices.
     fn open_dir(&self, name: &OsStr) -> io::Result<Arc<dyn BackingDir>>;
-    /// Starts a listing of this directory; `.` and `..` are left out.
+    /// Starts a listing of this directory; `.` and `..` are among the entries, so that each has an offset of its own.
     fn list(&self) -> io::Result<Box<dyn DirStream>>;
     /// Attributes of the entry itself (`lstat`).
     fn stat(&self, name: &OsStr) -> io::Result<Stat>;

@@ -1,0 +1,306 @@
+//! Contents: open handles, reading, writing, space.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+
+use super::handle::FileHandle;
+use super::inode::{Inode, InodeTable, OpenFile};
+use super::{Caller, Fallocate, Fs, HandleId, Ino, Kind, OpenHow, Result, Seek, WriteHow, posix};
+use crate::file::{self, File};
+use crate::store::{Access, BackingFile, Durability};
+
+/// Bytes copied at a time by [`Fs::copy_file_range`].
+const COPY_STEP: usize = 1 << 20;
+
+/// Makes a handle on an open file that [`Fs::open_inode`] or [`acquired`] counted.
+pub(super) fn reserve_handle(inodes: &InodeTable, inode: Arc<Inode>, open: Arc<OpenFile>, how: OpenHow) -> FileHandle {
+    inodes.reference(&inode);
+    FileHandle { inode, open, write: how.write, sync: how.sync }
+}
+
+/// Records a file just created as its inode's open file, with one handle.
+pub(super) fn acquired(inode: &Inode, file: File, raw: Arc<dyn BackingFile>) -> Arc<OpenFile> {
+    let open = Arc::new(OpenFile { file, raw: RwLock::new(raw), writable: AtomicBool::new(true) });
+    let mut state = inode.open.lock();
+    state.handles += 1;
+    state.file.get_or_insert(open).clone()
+}
+
+impl Fs {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// EIO for a damaged one. ESTALE if its size was not what `stat` had said (an interrupted truncation, mended now): the kernel
+    /// then looks the name up again, and the caller notices nothing.
+    pub fn open(&self, caller: &Caller, ino: Ino, how: OpenHow) -> Result<HandleId> {
+        if how.write || how.truncate {
+            self.check_writable()?;
+        }
+        let inode = self.inode(ino)?;
+        if inode.kind != Kind::File {
+            return Err(posix(if inode.kind == Kind::Dir { libc::EISDIR } else { libc::ENXIO }));
+        }
+        let open = self.open_inode(&inode, how.write || how.truncate)?;
+        if how.truncate {
+            let truncated = open.file.set_len(0).map_err(Into::into);
+            if let Err(error) = truncated.and_then(|()| self.clear_suid_sgid(caller, &inode)) {
+                self.close_inode(&inode)?;
+                return Err(error);
+            }
+        }
+        Ok(self.handles.add_file(reserve_handle(&self.inodes, inode, open, how)))
+    }
+
+    /// Opens the file behind an inode or shares the one that is open; undone by [`close_inode`](Self::close_inode).
+    pub(super) fn open_inode(&self, inode: &Inode, write: bool) -> Result<Arc<OpenFile>> {
+        let mut state = inode.open.lock();
+        if let Some(open) = state.file.clone() {
+            if write && !open.writable.load(Ordering::Acquire) {
+                let raw = self.open_backing(inode, Access::ReadWrite)?;
+                open.file.reopened(raw.clone());
+                *open.raw.write() = raw;
+                open.writable.store(true, Ordering::Release);
+            }
+            state.handles += 1;
+            return Ok(open);
+        }
+        let (raw, writable) = self.open_backing_widely(inode, write)?;
+        let file = File::open(raw.clone(), self.ring.clone())?;
+        if file.excess() {
+            return Err(self.mend_excess(inode, &file, writable));
+        }
+        let open = Arc::new(OpenFile { file, raw: RwLock::new(raw), writable: AtomicBool::new(writable) });
+        state.file = Some(open.clone());
+        state.handles = 1;
+        Ok(open)
+    }
+
+    /// Opens for reading and writing if that can be had, so that later handles share it.
+    fn open_backing_widely(&self, inode: &Inode, write: bool) -> Result<(Arc<dyn BackingFile>, bool)> {
+        if !self.options.read_only {
+            match self.open_backing(inode, Access::ReadWrite) {
+                Ok(raw) => return Ok((raw, true)),
+                Err(error) if !write && matches!(error.errno(), libc::EACCES | libc::EPERM | libc::EROFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((self.open_backing(inode, Access::Read)?, false))
+    }
+
+    fn open_backing(&self, inode: &Inode, access: Access) -> Result<Arc<dyn BackingFile>> {
+        let (dir, entry) = self.named(inode)?;
+        Ok(dir.open_file(&entry, access)?)
+    }
+
+    /// Deals with bytes behind the sealed size: cut, or left out of sight on a read-only mount. Either way the kernel
+    /// holds a wrong size, and the error makes it ask again for an inode of a new generation.
+    fn mend_excess(&self, inode: &Inode, file: &File, writable: bool) -> super::FsError {
+        if inode.size_override() != Some(file.len()) || writable {
+            tracing::warn!(
+                inode = inode.ino.0,
+                size = file.len(),
+                writable,
+                "a backing file is longer than its sealed size: left by an interrupted truncation, or extended"
+            );
+        }
+        if writable && let Err(error) = file.cut_excess() {
+            return error.into();
+        }
+        if !writable {
+            inode.set_size_override(file.len());
+        }
+        inode.generation.fetch_add(1, Ordering::Relaxed);
+        posix(libc::ESTALE)
+    }
+
+    /// Gives one share of an open file back; the last one commits and closes it.
+    pub(super) fn close_inode(&self, inode: &Inode) -> Result<()> {
+        let mut state = inode.open.lock();
+        state.handles = state.handles.saturating_sub(1);
+        if state.handles > 0 {
+            return Ok(());
+        }
+        match state.file.take() {
+            Some(open) => Ok(open.file.commit(Durability::Written)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads up to `len` bytes; they are `buf[range]`, and `buf` is reused between calls.
+    ///
+    /// # Errors
+    /// EIO if the stored bytes are not what was written.
+    pub fn read(&self, handle: HandleId, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<Range<usize>> {
+        let handle = self.handles.file(handle)?;
+        Ok(handle.open.file.read_at(offset, len, buf)?)
+    }
+
+    /// Writes all of `data`.
+    ///
+    /// # Errors
+    /// EBADF on a handle not open for writing, EFBIG, and those of the backing filesystem.
+    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], how: WriteHow) -> Result<()> {
+        let handle = self.writable_handle(handle, how.from_cache)?;
+        if how.kill_suid_sgid {
+            self.clear_suid_sgid_now(&handle.inode)?;
+        }
+        let file = &handle.open.file;
+        file.write_at(offset, data, how.from_cache)?;
+        match (handle.sync, self.options.commit_on_flush) {
+            (true, _) => Ok(file.commit(Durability::Data)?),
+            (false, true) => Ok(()),
+            (false, false) => Ok(file.commit(Durability::Written)?),
+        }
+    }
+
+    /// A handle that may be written through. The kernel's write-back cache writes through any handle of the inode.
+    fn writable_handle(&self, handle: HandleId, any: bool) -> Result<Arc<FileHandle>> {
+        self.check_writable()?;
+        let handle = self.handles.file(handle)?;
+        if handle.write || any { Ok(handle) } else { Err(posix(libc::EBADF)) }
+    }
+
+    /// A handle is being closed: hands everything written to the backing file (promise D3).
+    ///
+    /// # Errors
+    /// Those of the writes that this takes.
+    pub fn flush(&self, handle: HandleId) -> Result<()> {
+        let handle = self.handles.file(handle)?;
+        Ok(handle.open.file.commit(Durability::Written)?)
+    }
+
+    /// Closes a handle.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); the handle is closed all the same.
+    pub fn release(&self, handle: HandleId) -> Result<()> {
+        let handle = self.handles.remove_file(handle).ok_or_else(|| posix(libc::EBADF))?;
+        let outcome = self.close_inode(&handle.inode);
+        self.inodes.release(handle.inode.ino, 1);
+        outcome
+    }
+
+    /// Makes contents, or with `data_only` unset all attributes too, durable (promise D1).
+    ///
+    /// # Errors
+    /// Those of the writes and of the flush. After a failed flush nothing is promised of what was written before.
+    pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
+        let handle = self.handles.file(handle)?;
+        if self.options.read_only {
+            return Ok(());
+        }
+        let durability = if data_only { Durability::Data } else { Durability::Full };
+        Ok(handle.open.file.commit(durability)?)
+    }
+
+    /// Reserves or gives back space (fallocate(2)).
+    ///
+    /// # Errors
+    /// EBADF on a handle not open for writing, EINVAL for no bytes, EFBIG, ENOSPC.
+    pub fn fallocate(&self, handle: HandleId, offset: u64, len: u64, how: Fallocate) -> Result<()> {
+        let handle = self.writable_handle(handle, false)?;
+        if len == 0 {
+            return Err(posix(libc::EINVAL));
+        }
+        if offset.checked_add(len).is_none_or(|end| end > file::MAX_LEN) {
+            return Err(posix(libc::EFBIG));
+        }
+        let file = &handle.open.file;
+        match how {
+            Fallocate::Allocate { keep_size } => file.allocate(offset, len, keep_size)?,
+            Fallocate::PunchHole => file.punch_hole(offset, len)?,
+            Fallocate::ZeroRange { keep_size } => file.zero_range(offset, len, keep_size)?,
+        }
+        self.settle(&handle)
+    }
+
+    /// Commits a change if nobody will call [`flush`](Self::flush).
+    fn settle(&self, handle: &FileHandle) -> Result<()> {
+        match self.options.commit_on_flush {
+            true => Ok(()),
+            false => Ok(handle.open.file.commit(Durability::Written)?),
+        }
+    }
+
+    /// Finds data or a hole (lseek(2)).
+    ///
+    /// # Errors
+    /// ENXIO behind the end, or where no more data is.
+    pub fn lseek(&self, handle: HandleId, offset: u64, whence: Seek) -> Result<u64> {
+        let handle = self.handles.file(handle)?;
+        let found = match whence {
+            Seek::Data => handle.open.file.seek_data(offset)?,
+            Seek::Hole => handle.open.file.seek_hole(offset)?,
+        };
+        found.ok_or_else(|| posix(libc::ENXIO))
+    }
+
+    /// Copies between files without a detour through the kernel; holes stay holes. Returns the bytes copied, fewer than asked
+    /// only at the end of the source.
+    ///
+    /// # Errors
+    /// EINVAL if the ranges are in one file and overlap; those of reading and writing if nothing was copied.
+    pub fn copy_file_range(
+        &self,
+        from: HandleId,
+        from_offset: u64,
+        to: HandleId,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64> {
+        let source = self.handles.file(from)?;
+        let target = self.writable_handle(to, false)?;
+        let len = len.min(source.open.file.len().saturating_sub(from_offset));
+        if to_offset.checked_add(len).is_none_or(|end| end > file::MAX_LEN) {
+            return Err(posix(libc::EFBIG));
+        }
+        if Arc::ptr_eq(&source.inode, &target.inode) && from_offset.abs_diff(to_offset) < len {
+            return Err(posix(libc::EINVAL));
+        }
+        let mut buf = Vec::new();
+        let mut done = 0;
+        while done < len {
+            match self.copy_some(&source, from_offset + done, &target, to_offset + done, len - done, &mut buf) {
+                Ok(0) => break,
+                Ok(copied) => done += copied,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        if target.sync {
+            target.open.file.commit(Durability::Data)?;
+        }
+        self.settle(&target)?;
+        Ok(done)
+    }
+
+    /// Copies one piece: a hole, or up to [`COPY_STEP`] bytes of data.
+    fn copy_some(
+        &self,
+        source: &FileHandle,
+        at: u64,
+        target: &FileHandle,
+        to: u64,
+        len: u64,
+        buf: &mut Vec<u8>,
+    ) -> Result<u64> {
+        let (from, onto) = (&source.open.file, &target.open.file);
+        let data = from.seek_data(at)?.unwrap_or(u64::MAX);
+        if data > at {
+            let hole = len.min(data - at);
+            if onto.len() < to + hole {
+                onto.set_len(to + hole)?;
+            }
+            onto.punch_hole(to, hole)?;
+            return Ok(hole);
+        }
+        let step = COPY_STEP.min(usize::try_from(len).unwrap_or(COPY_STEP));
+        let range = from.read_at(at, step, buf)?;
+        let read = &buf[range];
+        onto.write_at(to, read, false)?;
+        Ok(read.len() as u64)
+    }
+}
