@@ -1,11 +1,37 @@
 #![doc = include_str!("format.md")]
 
-use std::io;
-use std::ops::Range;
-use std::sync::Arc;
+mod cache;
+mod chunk;
+mod commit;
+mod header;
+mod layout;
+mod read;
+mod space;
+mod tree;
+mod verify;
+mod write;
 
-use crate::keys::KeyRing;
-use crate::store::{BackingFile, Durability, Stat, Timestamp};
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IoSliceMut};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::RwLock;
+use zeroize::Zeroizing;
+
+pub use cache::NodeCache;
+pub use layout::{plain_len, stored_len};
+
+use chunk::FileKeys;
+use header::{Header, PLACES, ROOT_LEN, RootRecord};
+use layout::{HEADER_LEN, INLINE_MAX};
+use tree::{Source, Tree};
+
+use crate::crypto::secret::Secret;
+use crate::keys::ring::UnwrapError;
+use crate::keys::{KeyRing, WrappedDek};
+use crate::store::{BackingFile, BlockFile, SetTime, Stat, Timestamp};
 
 /// Bytes of a chunk, a block and a node.
 pub const BLOCK: usize = 4096;
@@ -54,20 +80,75 @@ pub enum FileError {
     TooLarge,
 }
 
-/// Plain size of a backing file of this stored length; `None` for a length that no plain size gives.
-pub fn plain_len(_stored: u64) -> Option<u64> {
-    todo!()
+/// What a file is opened with apart from its keys.
+#[derive(Debug, Clone)]
+pub struct FileOptions {
+    /// Memory for tree nodes.
+    pub cache: Arc<NodeCache>,
+    /// Seals counted under one derived key before the next epoch; see the format's section 2.
+    pub epoch_limit: u64,
 }
 
-/// Stored length of a plain file.
-pub fn stored_len(_plain: u64) -> u64 {
-    todo!()
+impl Default for FileOptions {
+    fn default() -> Self {
+        FileOptions { cache: NodeCache::shared(), epoch_limit: chunk::EPOCH_LIMIT }
+    }
 }
 
 /// One encrypted file, shared by all of its handles. All methods take `&self` and may run side by side:
-/// readers with one another always, writers one at a time, nobody during a device flush.
-#[derive(Debug)]
-pub struct File {}
+/// readers with one another always, writers one at a time (they encrypt side by side), nobody waits for a device flush
+/// but who asked for it.
+///
+/// A change is in memory and in place at once, but a file opened anew shows it only once [`commit`](Self::commit) wrote the
+/// header that refers to it. Dropping a file commits nothing.
+///
+/// Any error but [`FileError::Damaged`] leaves the file as it was, or as a shorter write would have; what was readable
+/// stays readable, through this value and after a later commit. The one exception is for the store to lift: until
+/// changes go through a journal, a write to a block in use that the backing filesystem tears *within* the block,
+/// or a death between such a write and the commit, leaves that chunk damaged.
+pub struct File {
+    blocks: BlockFile,
+    ring: Arc<KeyRing>,
+    options: FileOptions,
+    /// Set with the first header. Never replaced, not even where the file is truncated to nothing and begun anew: so
+    /// what a writer sealed before it took the state's lock is good whatever happened meanwhile.
+    keys: OnceLock<FileKeys>,
+    /// Readers hold it shared while they read and open, writers exclusively while they place blocks; nobody holds it over
+    /// a flush. Before it no lock is taken, inside it the ones of `keys` and of the cache.
+    state: RwLock<State>,
+}
+
+/// What a file is now, and what is known of its stored form.
+struct State {
+    size: u64,
+    body: Body,
+    /// Something is not in the header yet.
+    dirty: bool,
+    /// The mtime that users see, where the backing file's own is not it: to be set there by the next commit.
+    mtime: Option<Timestamp>,
+    generation: u64,
+    places: [Option<WrappedDek>; PLACES],
+    /// Size in the stored header; 0 = there is no header.
+    committed: u64,
+    /// Parts of the committed tree were dropped together with the [`Tree`] value.
+    dropped: bool,
+    /// Length of the backing file.
+    stored: u64,
+    /// The backing file was longer than its header allows when it was opened.
+    excess: bool,
+    /// Pending nodes that the cache was told of.
+    counted: usize,
+}
+
+/// The contents, by form.
+enum Body {
+    /// Size 0.
+    Empty,
+    /// Up to [`INLINE_MAX`] bytes: all here, in plain.
+    Inline(Zeroizing<Vec<u8>>),
+    /// Any larger file.
+    Tree(Tree),
+}
 
 impl File {
     /// Opens a backing file: reads and verifies header and root record. A zero-length one is an empty file.
@@ -76,28 +157,89 @@ impl File {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn open(_raw: Arc<dyn BackingFile>, _ring: Arc<KeyRing>) -> Result<File, FileError> {
-        todo!()
+    pub fn open(raw: Arc<dyn BackingFile>, ring: Arc<KeyRing>) -> Result<File, FileError> {
+        Self::open_with(raw, ring, FileOptions::default())
+    }
+
+    /// Like [`open`](Self::open), with other options than the usual ones.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open_with(raw: Arc<dyn BackingFile>, ring: Arc<KeyRing>, options: FileOptions) -> Result<File, FileError> {
+        let blocks = BlockFile::new(raw);
+        let stored = blocks.len()?;
+        let mut state = State {
+            size: 0,
+            body: Body::Empty,
+            dirty: false,
+            mtime: None,
+            generation: 0,
+            places: [None; PLACES],
+            committed: 0,
+            dropped: false,
+            stored,
+            excess: false,
+            counted: 0,
+        };
+        let keys = OnceLock::new();
+        if stored > 0 {
+            let mut block = [0; BLOCK];
+            let got = blocks.read(&mut [IoSliceMut::new(&mut block)], 0)?;
+            let block = block.get(..got).unwrap_or_default();
+            if got >= HEADER_LEN && block.iter().all(|&b| b == 0) {
+                // Blocks were placed and the writer died before the first header: nothing was ever committed.
+                state.excess = true;
+            } else {
+                let opened = open_header(block, stored, &ring, options.epoch_limit)?;
+                state.size = opened.record.size;
+                state.committed = opened.record.size;
+                state.generation = opened.record.generation;
+                state.places = opened.header.places;
+                state.excess = stored > stored_len(state.size);
+                state.body = match opened.inline {
+                    Some(plain) => Body::Inline(plain),
+                    None => Body::Tree(Tree::new(opened.record.height, opened.record.root)),
+                };
+                keys.get_or_init(|| opened.keys);
+            }
+        }
+        Ok(File { blocks, ring, options, keys, state: RwLock::new(state) })
     }
 
     /// Exchanges the backing file for one opened with wider access (a reader's file that is now written to).
-    pub fn reopened(&self, _raw: Arc<dyn BackingFile>) {
-        todo!()
+    pub fn reopened(&self, raw: Arc<dyn BackingFile>) {
+        self.blocks.reopened(raw);
     }
 
     /// True if the backing file had more bytes than the sealed size allows when it was opened, and still has.
     pub fn excess(&self) -> bool {
-        todo!()
+        self.state.read().excess
     }
 
     /// Cuts what [`excess`](Self::excess) told of.
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
     pub fn cut_excess(&self) -> Result<(), FileError> {
-        todo!()
+        let mut state = self.state.write();
+        if state.excess {
+            state.keep_mtime(&self.blocks)?;
+            // Nothing that is pending may be cut with it; a commit sets the length itself.
+            if state.dirty {
+                return self.commit_locked(&mut state);
+            }
+            let stored = stored_len(state.size);
+            self.blocks.set_len(stored)?;
+            state.stored = stored;
+            state.excess = false;
+            state.restore_mtime(&self.blocks);
+        }
+        Ok(())
     }
 
     /// Plain size in bytes.
     pub fn len(&self) -> u64 {
-        todo!()
+        self.state.read().size
     }
 
     /// True if there are no bytes.
@@ -106,70 +248,193 @@ impl File {
     }
 
     /// Attributes with `size` being the plain size and `mtime` the time of the last write or [`set_mtime`](Self::set_mtime).
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
     pub fn stat(&self) -> Result<Stat, FileError> {
-        todo!()
-    }
-
-    /// Reads up to `len` bytes at `offset` into `buf` (grown as needed and reused between calls, never shrunk); the
-    /// bytes read are `buf[range]`, fewer than asked only at the end of the file.
-    pub fn read_at(&self, _offset: u64, _len: usize, _buf: &mut Vec<u8>) -> Result<Range<usize>, FileError> {
-        todo!()
-    }
-
-    /// Writes all of `data`. The mtime becomes the current time unless `keep_mtime` (a write-back of the kernel's cache).
-    pub fn write_at(&self, _offset: u64, _data: &[u8], _keep_mtime: bool) -> Result<(), FileError> {
-        todo!()
-    }
-
-    /// Truncates or extends with a hole.
-    pub fn set_len(&self, _len: u64) -> Result<(), FileError> {
-        todo!()
-    }
-
-    /// Zeroes a range, giving whole chunks' space back; the size stays.
-    pub fn punch_hole(&self, _offset: u64, _len: u64) -> Result<(), FileError> {
-        todo!()
-    }
-
-    /// Zeroes a range and reserves its space; the size grows to the end of the range unless `keep_size`.
-    pub fn zero_range(&self, _offset: u64, _len: u64, _keep_size: bool) -> Result<(), FileError> {
-        todo!()
-    }
-
-    /// Reserves space for a range; the size grows to its end unless `keep_size`.
-    pub fn allocate(&self, _offset: u64, _len: u64, _keep_size: bool) -> Result<(), FileError> {
-        todo!()
-    }
-
-    /// First offset >= `offset` that holds data (`SEEK_DATA`); `None` (ENXIO) if there is none before the end.
-    pub fn seek_data(&self, _offset: u64) -> Result<Option<u64>, FileError> {
-        todo!()
-    }
-
-    /// First offset >= `offset` in a hole, or the end (`SEEK_HOLE`); `None` (ENXIO) if `offset` is at or behind the end.
-    pub fn seek_hole(&self, _offset: u64) -> Result<Option<u64>, FileError> {
-        todo!()
+        let state = self.state.read();
+        let stat = self.blocks.raw().stat()?;
+        Ok(Stat { size: state.size, mtime: state.mtime.unwrap_or(stat.mtime), ..stat })
     }
 
     /// Sets the mtime and keeps it over commits that follow; atime goes straight to the backing file.
-    pub fn set_mtime(&self, _mtime: Timestamp) -> Result<(), FileError> {
-        todo!()
-    }
-
-    /// Writes pending nodes and the header: everything written so far is then reachable from the backing file's header,
-    /// at the given durability. Does nothing for a clean file at [`Durability::Written`].
-    pub fn commit(&self, _durability: Durability) -> Result<(), FileError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
+    pub fn set_mtime(&self, mtime: Timestamp) -> Result<(), FileError> {
+        let mut state = self.state.write();
+        if state.dirty {
+            // The commit sets it; doing it here as well would be one more system call for each close.
+            state.mtime = Some(mtime);
+        } else {
+            self.blocks.raw().set_times(SetTime::Keep, SetTime::To(mtime))?;
+            state.mtime = None;
+        }
+        Ok(())
     }
 
     /// Bytes of memory that pending changes hold; for back-pressure.
     pub fn dirty_bytes(&self) -> usize {
-        todo!()
+        let state = self.state.read();
+        match &state.body {
+            Body::Inline(plain) if state.dirty => plain.len(),
+            Body::Tree(tree) => tree.pending_len() * BLOCK,
+            _ => 0,
+        }
     }
 
-    /// Reads and verifies everything: both wrapped-DEK places, reserved bytes, each node, each chunk, the length. Calls
-    /// `damage` for each finding, `progress` with the number of stored bytes verified since the last call.
-    pub fn verify(&self, _damage: &mut dyn FnMut(Damage), _progress: &mut dyn FnMut(u64)) -> Result<(), FileError> {
-        todo!()
+    /// The file's keys, made if it has none yet.
+    fn keys(&self) -> &FileKeys {
+        self.keys.get_or_init(|| FileKeys::generate(self.options.epoch_limit))
     }
+
+    fn source(&self) -> Source<'_> {
+        Source { blocks: &self.blocks, keys: self.keys(), cache: &self.options.cache }
+    }
+
+    /// Tells the cache of the number of pending nodes; at the end of whatever may change it.
+    fn count_pending(&self, state: &mut State) {
+        let now = match &state.body {
+            Body::Tree(tree) => tree.pending_len(),
+            _ => 0,
+        };
+        self.options.cache.count_pending(state.counted, now);
+        state.counted = now;
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.options.cache.count_pending(self.state.get_mut().counted, 0);
+    }
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("File");
+        if let Some(keys) = self.keys.get() {
+            shown.field("id", &keys.id());
+        }
+        if let Some(state) = self.state.try_read() {
+            shown.field("size", &state.size).field("dirty", &state.dirty);
+        }
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Before the first change that leaves the mtime alone: notes the one that the backing file is about to lose.
+    fn keep_mtime(&mut self, blocks: &BlockFile) -> io::Result<()> {
+        if self.mtime.is_none() {
+            self.mtime = Some(blocks.raw().stat()?.mtime);
+        }
+        Ok(())
+    }
+
+    /// Gives the backing file the mtime that users see. A daemon that may write to a file it does not own cannot; the mtime is
+    /// then remembered for as long as the file is open.
+    fn restore_mtime(&mut self, blocks: &BlockFile) {
+        if let Some(mtime) = self.mtime
+            && blocks.raw().set_times(SetTime::Keep, SetTime::To(mtime)).is_ok()
+        {
+            self.mtime = None;
+        }
+    }
+
+    /// Blocks were written up to this offset of the backing file.
+    fn wrote_to(&mut self, end: u64) {
+        self.stored = self.stored.max(end);
+    }
+}
+
+/// The current time, as the kernel would note it for a write.
+fn now() -> Timestamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
+}
+
+/// Refuses sizes whose stored form `off_t` cannot address.
+fn check_size(size: u64) -> Result<(), FileError> {
+    if size > MAX_LEN || stored_len(size) > i64::MAX as u64 {
+        return Err(FileError::TooLarge);
+    }
+    Ok(())
+}
+
+/// A header whose root record opened.
+struct Opened {
+    header: Header,
+    record: RootRecord,
+    /// Contents of an inline file.
+    inline: Option<Zeroizing<Vec<u8>>>,
+    keys: FileKeys,
+}
+
+/// Reads block 0, unwraps the DEK and opens the root record. `block` is what there is of the block, `stored` the length
+/// of the whole backing file.
+fn open_header(block: &[u8], stored: u64, ring: &KeyRing, epoch_limit: u64) -> Result<Opened, FileError> {
+    let header = Header::parse(block)?;
+    let dek = unwrap_dek(&header, ring)?;
+    let keys = FileKeys::new(header.file_id, dek, header.epoch, epoch_limit);
+    let inline = block.get(HEADER_LEN..).unwrap_or_default();
+    let (record, plain) = open_root(&header, inline, stored, ring, &keys)?;
+    let record = RootRecord::parse(&record)?;
+    let inline = (record.height == 0).then_some(plain);
+    if inline.as_ref().map_or(0, |plain| plain.len() as u64) != if record.height == 0 { record.size } else { 0 } {
+        return Err(Damage::Header("root record contradicts the inline contents").into());
+    }
+    if record.height > 0 && block.get(HEADER_LEN..).is_some_and(|rest| rest.iter().any(|&b| b != 0)) {
+        return Err(Damage::Header("reserved bytes are not zero").into());
+    }
+    let expected = stored_len(record.size);
+    if stored < expected {
+        return Err(Damage::TooShort { stored, expected }.into());
+    }
+    let keys = keys.counted(record.seals);
+    Ok(Opened { header, record, inline, keys })
+}
+
+/// Takes the first wrapped-DEK place whose master key is in the ring and whose tag verifies.
+fn unwrap_dek(header: &Header, ring: &KeyRing) -> Result<Secret<32>, FileError> {
+    let mut error = FileError::NoKey;
+    for place in header.places.iter().flatten() {
+        match ring.unwrap_dek(&header.file_id, place) {
+            Ok(dek) => return Ok(dek),
+            Err(UnwrapError::NoSuchKey(_)) => {}
+            Err(UnwrapError::Unauthentic(_)) => {
+                error = Damage::Header("the wrapped DEK fails authentication").into();
+            }
+        }
+    }
+    Err(error)
+}
+
+/// Opens root record and inline contents, which are one text. How long it is follows from the stored length, unless the writer
+/// died between writing a header and setting the length that goes with it: then the length that authenticates is
+/// searched, at most [`INLINE_MAX`] times.
+fn open_root(
+    header: &Header,
+    inline: &[u8],
+    stored: u64,
+    ring: &KeyRing,
+    keys: &FileKeys,
+) -> Result<([u8; ROOT_LEN], Zeroizing<Vec<u8>>), Damage> {
+    let key = keys.key(header.epoch);
+    let associated = header.associated_data(ring.volume());
+    let mut text = Zeroizing::new(Vec::with_capacity(BLOCK));
+    let mut opens = |len: usize| {
+        text.clear();
+        text.extend_from_slice(&header.root);
+        text.extend_from_slice(inline.get(..len)?);
+        key.open_in_place(&header.root_nonce, &associated, &mut text, &header.root_tag).ok()?;
+        let (record, plain) = text.split_first_chunk::<ROOT_LEN>()?;
+        // Room for the largest inline contents: growing later would leave copies behind.
+        let mut contents = Zeroizing::new(Vec::with_capacity(INLINE_MAX as usize));
+        contents.extend_from_slice(plain);
+        Some((*record, contents))
+    };
+    let likely = if stored <= BLOCK as u64 { inline.len() } else { 0 };
+    opens(likely)
+        .or_else(|| (0..=inline.len()).find_map(opens))
+        .ok_or(Damage::Header("the root record fails authentication"))
 }

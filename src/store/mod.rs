@@ -10,6 +10,7 @@
 
 mod block;
 pub mod dir;
+pub mod mem;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
