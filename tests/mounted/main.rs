@@ -20,6 +20,7 @@ mod programs;
 mod readonly;
 mod special;
 mod stress;
+mod tamper;
 mod user;
 
 use std::path::{Path, PathBuf};
