@@ -81,6 +81,27 @@ pub struct WrappedSecret {
     pub tag: Tag,
 }
 
+impl WrappedSecret {
+    /// Bytes of one: nonce 12, ciphertext 32, tag 16.
+    pub const LEN: usize = 60;
+
+    /// `nonce ‖ ciphertext ‖ tag`.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..12].copy_from_slice(&self.nonce);
+        bytes[12..44].copy_from_slice(&self.sealed);
+        bytes[44..].copy_from_slice(&self.tag);
+        bytes
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) gave; `None` for another length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (nonce, rest) = bytes.split_first_chunk()?;
+        let (sealed, tag) = rest.split_first_chunk()?;
+        Some(WrappedSecret { nonce: *nonce, sealed: *sealed, tag: tag.try_into().ok()? })
+    }
+}
+
 /// Wraps `secret` under `key`.
 pub fn wrap(key: &Secret<32>, aad: &[u8], secret: &Secret<32>) -> WrappedSecret {
     let mut nonce = Nonce::default();
@@ -219,6 +240,10 @@ mod tests {
         let secret = Secret::random();
         let wrapped = wrap(&key(1), b"context", &secret);
         assert_eq!(unwrap(&key(1), b"context", &wrapped).unwrap().expose(), secret.expose());
+        let bytes = wrapped.to_bytes();
+        assert_eq!(WrappedSecret::from_bytes(&bytes), Some(wrapped));
+        assert_eq!(WrappedSecret::from_bytes(&bytes[..59]), None);
+        assert_eq!(WrappedSecret::from_bytes(&[&bytes[..], &[0]].concat()), None);
         assert_eq!(unwrap(&key(2), b"context", &wrapped).unwrap_err(), Unauthentic);
         assert_eq!(unwrap(&key(1), b"contexT", &wrapped).unwrap_err(), Unauthentic);
         for at in 0..60 {

@@ -1,5 +1,198 @@
 //! Key providers, key slots and the unlocked key ring.
+//!
+//! A [`KeyProvider`] holds, or reaches, a key from outside the volume: a passphrase, a key file, later an HSM, a KMS or the AMD
+//! secure processor. It does three things: it names itself, wraps a master key into the data of a key slot, and
+//! unwraps it again. Which slots there are, who wrote them and whether the description around them is
+//! authentic is the business of [`crate::volume`].
 
+mod kek;
+pub mod key_file;
+pub mod passphrase;
 pub mod ring;
 
+use uuid::Uuid;
+
+use crate::crypto::Unauthentic;
+use crate::crypto::kdf::{ArgonError, CostError};
+use crate::crypto::secret::Secret;
+
+pub use key_file::KeyFile;
+pub use passphrase::PassphraseProvider;
 pub use ring::{FileId, KeyId, KeyRing, WrappedDek};
+
+/// A key from outside the volume that wraps master keys.
+pub trait KeyProvider: Send + Sync {
+    /// The word for this kind of provider, as it stands in `volume.toml`.
+    fn kind(&self) -> &'static str;
+
+    /// Names this provider to people, without secrets: "key file /etc/envelopefs/key".
+    fn describe(&self) -> String;
+
+    /// Wraps a master key for the slot that `context` names, and binds it to that.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError>;
+
+    /// Unwraps what [`wrap`](Self::wrap) made. `None`: the slot is of this kind, but another passphrase's or key's, not
+    /// this one's. `Some(Err(_))`: it is this provider's and broken, or the provider failed.
+    ///
+    /// The slot comes from the disk and nothing about it is authentic yet.
+    fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>>;
+
+    /// Whether the provider could do its work now: for a remote one, whether it can be reached.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    fn check(&self) -> Result<(), ProviderError>;
+}
+
+/// The providers that a command was given credentials for.
+pub type Credentials = [Box<dyn KeyProvider>];
+
+/// What a wrapped master key is bound to: its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotContext {
+    /// The volume.
+    pub volume: Uuid,
+    /// Version number of the master key.
+    pub key_version: u32,
+    /// Number of the slot.
+    pub slot: u32,
+}
+
+impl SlotContext {
+    /// Domain and version of the encoding.
+    const DOMAIN: &[u8] = b"envelopefs/slot/v1";
+
+    /// The one encoding that every provider binds, as associated data or encryption context: domain, UUID, key version and slot
+    /// number (u32, little-endian), each with its length in front (u32, little-endian).
+    pub fn encode(&self) -> Vec<u8> {
+        join(&[Self::DOMAIN, self.volume.as_bytes(), &self.key_version.to_le_bytes(), &self.slot.to_le_bytes()])
+    }
+}
+
+/// Joins fields with their lengths in front, so that different fields never give the same bytes.
+fn join(fields: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for field in fields {
+        let len = u32::try_from(field.len()).expect("fields are far below 4 GiB");
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(field);
+    }
+    out
+}
+
+/// What a provider keeps in a slot: public parameters of its own, and the wrapped master key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotData {
+    /// Parameters, a table of `volume.toml`. Each provider binds its own.
+    pub parameters: toml::Table,
+    /// The wrapped master key.
+    pub wrapped: Vec<u8>,
+}
+
+/// Why a provider could not wrap or unwrap.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The credential fits, the rest does not: changed bytes, or a slot from another place.
+    #[error("the slot was changed, or put here from another volume, key version or slot")]
+    Unauthentic(#[from] Unauthentic),
+    /// The slot's parameters are not this provider's.
+    #[error("the slot's parameters are damaged: {0}")]
+    Malformed(String),
+    /// Argon2 costs out of bounds.
+    #[error("the slot's Argon2 parameters are refused")]
+    Cost(#[from] CostError),
+    /// Argon2 could not run.
+    #[error("Argon2 could not run")]
+    Argon(#[from] ArgonError),
+    /// What came out is no key.
+    #[error("the master key is all zero")]
+    ZeroKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::kdf::ArgonCost;
+    use crate::crypto::secret::Passphrase;
+
+    fn context() -> SlotContext {
+        SlotContext { volume: Uuid::from_bytes([7; 16]), key_version: 1, slot: 2 }
+    }
+
+    #[test]
+    fn the_context_has_one_encoding() {
+        let mut expected = b"\x12\0\0\0envelopefs/slot/v1\x10\0\0\0".to_vec();
+        expected.extend_from_slice(&[7; 16]);
+        expected.extend_from_slice(b"\x04\0\0\0\x01\0\0\0\x04\0\0\0\x02\0\0\0");
+        assert_eq!(context().encode(), expected);
+    }
+
+    /// The contract of every provider. `same` has the same credential as `ours`, `other` another of the same kind.
+    fn contract(ours: &dyn KeyProvider, same: &dyn KeyProvider, other: &dyn KeyProvider) {
+        let master = Secret::random();
+        let slot = ours.wrap(&master, &context()).unwrap();
+        assert_ne!(slot, ours.wrap(&master, &context()).unwrap(), "wrapping is not deterministic");
+        assert_eq!(same.unwrap(&slot, &context()).unwrap().unwrap().expose(), master.expose());
+        assert!(other.unwrap(&slot, &context()).is_none());
+        ours.check().unwrap();
+
+        // Bound to its place.
+        let places = [
+            SlotContext { volume: Uuid::from_bytes([8; 16]), ..context() },
+            SlotContext { key_version: 2, ..context() },
+            SlotContext { slot: 1, ..context() },
+        ];
+        for place in places {
+            assert!(matches!(same.unwrap(&slot, &place), Some(Err(ProviderError::Unauthentic(_)))));
+        }
+        // Each bit of the wrapped key, and each length.
+        for at in 0..slot.wrapped.len() {
+            let mut changed = slot.clone();
+            changed.wrapped[at] ^= 1;
+            assert!(matches!(same.unwrap(&changed, &context()), Some(Err(ProviderError::Unauthentic(_)))));
+        }
+        for len in [0, 1, slot.wrapped.len() - 1] {
+            let mut cut = slot.clone();
+            cut.wrapped.truncate(len);
+            assert!(matches!(same.unwrap(&cut, &context()), Some(Err(_))));
+        }
+        // Each parameter changed or gone, and one too many.
+        for (name, value) in &slot.parameters {
+            let mut changed = slot.clone();
+            let damaged = match value {
+                toml::Value::Integer(n) => toml::Value::Integer(n + 1),
+                toml::Value::String(text) if text.starts_with('A') => toml::Value::String(text.replacen('A', "B", 1)),
+                toml::Value::String(text) => toml::Value::String(format!("A{}", &text[1..])),
+                other => other.clone(),
+            };
+            changed.parameters.insert(name.clone(), damaged);
+            assert!(!matches!(same.unwrap(&changed, &context()), Some(Ok(_))), "{name} changed");
+            changed.parameters.remove(name);
+            assert!(matches!(same.unwrap(&changed, &context()), Some(Err(ProviderError::Malformed(_)))), "{name} gone");
+        }
+        let mut more = slot.clone();
+        more.parameters.insert("more".into(), 1.into());
+        assert!(matches!(same.unwrap(&more, &context()), Some(Err(ProviderError::Malformed(_)))));
+        // Never a key of zeros.
+        let zero = Secret::fill_with(|_| ());
+        assert!(matches!(ours.wrap(&zero, &context()), Err(ProviderError::ZeroKey)));
+    }
+
+    #[test]
+    fn the_passphrase_provider_keeps_the_contract() {
+        let cost = ArgonCost::new(64, 1, 2).unwrap();
+        let provider = |text: &[u8]| PassphraseProvider::with_cost(Passphrase::new(text).unwrap(), cost);
+        contract(&provider(b"open sesame"), &provider(b"open sesame"), &provider(b"open sesamE"));
+    }
+
+    #[test]
+    fn the_key_file_provider_keeps_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, other) = (dir.path().join("ours"), dir.path().join("other"));
+        let created = KeyFile::create(&ours).unwrap();
+        contract(&created, &KeyFile::read(&ours).unwrap(), &KeyFile::create(&other).unwrap());
+    }
+}

@@ -4,6 +4,7 @@
 //! no master key itself, only the keys derived from it that a mounted volume needs.
 
 use std::fmt;
+use std::str::FromStr;
 
 use uuid::Uuid;
 
@@ -32,6 +33,28 @@ impl fmt::Display for KeyId {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+/// 32 hexadecimal digits.
+impl FromStr for KeyId {
+    type Err = BadKeyId;
+
+    fn from_str(text: &str) -> Result<Self, BadKeyId> {
+        let mut id = [0; 16];
+        if text.len() != 2 * id.len() || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(BadKeyId);
+        }
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| BadKeyId)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| BadKeyId)?;
+        }
+        Ok(KeyId(id))
+    }
+}
+
+/// Text that is no [`KeyId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key id is 32 lower-case hexadecimal digits")]
+pub struct BadKeyId;
 
 impl fmt::Debug for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,10 +109,10 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// The ring of a volume: its volume key, its active master key, and further master keys that only unwrap.
-    pub fn new(volume: Uuid, volume_key: &Secret<32>, active: &Secret<32>, older: &[Secret<32>]) -> Self {
+    pub fn new(volume: Uuid, volume_key: &Secret<32>, active: &Secret<32>, older: &[&Secret<32>]) -> Self {
         let salt = volume.as_bytes();
         let dek_wraps = std::iter::once(active)
-            .chain(older)
+            .chain(older.iter().copied())
             .map(|master| (KeyId::of(master, volume), kdf::derive(master, salt, &[kdf::DEK_WRAP])))
             .collect();
         KeyRing {
@@ -184,7 +207,7 @@ mod tests {
         let (volume, file, dek) = (Uuid::new_v4(), FileId::random(), Secret::random());
         let (volume_key, old, new) = (Secret::random(), Secret::random(), Secret::random());
         let wrapped = KeyRing::new(volume, &volume_key, &old, &[]).wrap_dek(&file, &dek);
-        let rotated = KeyRing::new(volume, &volume_key, &new, &[old]);
+        let rotated = KeyRing::new(volume, &volume_key, &new, &[&old]);
         assert_eq!(rotated.unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
         assert_ne!(rotated.wrap_dek(&file, &dek).key_id, wrapped.key_id);
     }

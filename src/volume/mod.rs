@@ -1,0 +1,281 @@
+#![doc = include_str!("volume.md")]
+
+mod description;
+mod error;
+mod place;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+pub use description::{Description, KeySlot, KeyState, MasterKey};
+pub use error::VolumeError;
+pub use place::VolumeLock;
+
+use crate::crypto::aead;
+use crate::crypto::kdf;
+use crate::crypto::secret::Secret;
+use crate::keys::{Credentials, KeyId, KeyProvider, KeyRing, SlotContext};
+use description::Document;
+use place::Place;
+
+/// Name of the control directory in the root of a backing directory.
+pub const CONTROL_DIR: &str = ".envelopefs";
+/// Name of the volume's description in the control directory.
+pub const DESCRIPTION_FILE: &str = "volume.toml";
+/// Name of the lock file in the control directory.
+pub const LOCK_FILE: &str = "lock";
+
+/// Domain of the associated data of the wrapped volume key.
+const VOLUME_KEY_DOMAIN: &[u8] = b"envelopefs volume key v1";
+
+type Result<T> = std::result::Result<T, VolumeError>;
+
+/// A slot to be made.
+#[derive(Clone, Copy)]
+pub struct NewSlot<'a> {
+    /// Who wraps.
+    pub provider: &'a dyn KeyProvider,
+    /// A name for people; may be empty.
+    pub label: &'a str,
+}
+
+/// A volume as it stands on disk. What it [describes](Self::description) is parsed, not authenticated, until
+/// [`unlock`](Self::unlock) succeeds.
+#[derive(Debug)]
+pub struct Volume {
+    place: Place,
+    document: Document,
+}
+
+/// A volume's keys, after its description was authenticated.
+#[derive(Debug)]
+pub struct Unlocked {
+    ring: Arc<KeyRing>,
+    slot: u32,
+    /// Versions and master keys, the active one first.
+    masters: Vec<(u32, Secret<32>)>,
+}
+
+impl Unlocked {
+    /// What a mount needs.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        self.ring.clone()
+    }
+
+    /// Number of the slot that was opened.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
+impl Volume {
+    /// Makes a volume in an empty directory, with at least one slot.
+    ///
+    /// An initialisation that was interrupted before it made the description is no obstacle.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; the directory is then not a volume.
+    pub fn create(backing: &Path, slots: &[NewSlot<'_>]) -> Result<(Volume, Unlocked)> {
+        let place = Place::prepare(backing)?;
+        let uuid = uuid::Builder::from_random_bytes(*Secret::random().expose()).into_uuid();
+        let (master, volume_key) = (Secret::random(), Secret::random());
+        let id = KeyId::of(&master, uuid);
+        let mut key = MasterKey {
+            id,
+            version: 1,
+            state: KeyState::Active,
+            created: description::now(),
+            volume_key: wrap_volume_key(&master, uuid, id, &volume_key),
+            slots: Vec::new(),
+        };
+        for (slot, new) in (1..).zip(slots) {
+            key.slots.push(make_slot(uuid, &master, key.version, slot, *new)?);
+        }
+        let description = Description::new(uuid, key);
+        let ring = Arc::new(KeyRing::new(uuid, &volume_key, &master, &[]));
+        let document = Document::new(description, &mac_key(&master, uuid))?;
+        place.create(document.bytes())?;
+        Ok((Volume { place, document }, Unlocked { ring, slot: 1, masters: vec![(1, master)] }))
+    }
+
+    /// Finds and parses the volume in a backing directory.
+    ///
+    /// # Errors
+    /// [`VolumeError`].
+    pub fn open(backing: &Path) -> Result<Volume> {
+        let place = Place::find(backing)?;
+        let document = Document::parse(place.read()?)?;
+        Ok(Volume { place, document })
+    }
+
+    /// What the volume says of itself: for display, not authenticated before [`unlock`](Self::unlock).
+    pub fn description(&self) -> &Description {
+        self.document.description()
+    }
+
+    /// Takes the lock that a daemon holds as long as the volume is mounted.
+    ///
+    /// # Errors
+    /// [`VolumeError::InUse`] if another process has it.
+    pub fn lock(&self) -> Result<VolumeLock> {
+        self.place.lock()
+    }
+
+    /// Opens a slot of the active master key with one of the credentials, and verifies the whole description with what it holds.
+    /// Older master keys come along as far as the credentials open their slots. `expected` is a pinned UUID.
+    ///
+    /// # Errors
+    /// [`VolumeError`] says whether there was no slot for the credentials, none that they open, a damaged one, or a
+    /// description that was changed.
+    pub fn unlock(&self, credentials: &Credentials, expected: Option<Uuid>) -> Result<Unlocked> {
+        let description = self.description();
+        let uuid = description.uuid();
+        if let Some(expected) = expected.filter(|expected| *expected != uuid) {
+            return Err(VolumeError::OtherVolume { expected, found: uuid });
+        }
+        let active = description.active()?;
+        let (slot, master) = open_slot(uuid, active, credentials)?;
+        self.document.verify(&mac_key(&master, uuid)).map_err(|_| VolumeError::Changed { slot })?;
+        let aad = volume_key_aad(uuid, active.id);
+        let volume_key =
+            aead::unwrap(&volume_wrap(&master, uuid), &aad, &active.volume_key).map_err(|_| VolumeError::VolumeKey)?;
+
+        let mut masters = vec![(active.version, master)];
+        for key in description.keys().iter().filter(|key| key.state.unwraps() && key.version != active.version) {
+            match open_slot(uuid, key, credentials) {
+                Ok((_, master)) => masters.push((key.version, master)),
+                Err(error) => tracing::warn!(
+                    version = key.version,
+                    "an older master key stays locked, files that still need it cannot be read: {error}"
+                ),
+            }
+        }
+        let (_, active) = masters.first().ok_or(VolumeError::VolumeKey)?;
+        let older: Vec<_> = masters.iter().skip(1).map(|(_, master)| master).collect();
+        let ring = Arc::new(KeyRing::new(uuid, &volume_key, active, &older));
+        Ok(Unlocked { ring, slot, masters })
+    }
+
+    /// Adds a slot to every master key that is still of use, and returns its number.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; the volume is then as before.
+    pub fn add_slot(&mut self, keys: &Unlocked, new: NewSlot<'_>) -> Result<u32> {
+        let slot = self.description().next_slot()?;
+        self.replace(keys, |uuid, description| {
+            for key in description.keys_mut().iter_mut().filter(|key| key.state.unwraps()) {
+                let (_, master) = keys
+                    .masters
+                    .iter()
+                    .find(|(version, _)| *version == key.version)
+                    .ok_or(VolumeError::StillLocked(key.version))?;
+                key.slots.push(make_slot(uuid, master, key.version, slot, new)?);
+            }
+            Ok(())
+        })?;
+        Ok(slot)
+    }
+
+    /// Removes a slot from every master key.
+    ///
+    /// Whoever kept a copy of `volume.toml` and has the credential can still unlock with that copy.
+    ///
+    /// # Errors
+    /// [`VolumeError::LastSlot`] if a master key that is still of use would have none left.
+    pub fn remove_slot(&mut self, keys: &Unlocked, slot: u32) -> Result<()> {
+        if !self.description().keys().iter().any(|key| key.slots.iter().any(|have| have.id == slot)) {
+            return Err(VolumeError::NoSuchSlot(slot));
+        }
+        self.replace(keys, |_, description| {
+            for key in description.keys_mut() {
+                key.slots.retain(|have| have.id != slot);
+                if key.slots.is_empty() && key.state.unwraps() {
+                    return Err(VolumeError::LastSlot { slot, version: key.version });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes a changed description, unless the one on disk is no longer the one that was read.
+    fn replace(&mut self, keys: &Unlocked, change: impl FnOnce(Uuid, &mut Description) -> Result<()>) -> Result<()> {
+        let mut description = self.description().clone();
+        let uuid = description.uuid();
+        let active = description.active()?;
+        let (_, master) = keys
+            .masters
+            .first()
+            .filter(|(version, master)| *version == active.version && KeyId::of(master, uuid) == active.id)
+            .ok_or(VolumeError::StillLocked(active.version))?;
+        let mac_key = mac_key(master, uuid);
+        change(uuid, &mut description)?;
+        let document = Document::new(description, &mac_key)?;
+        self.place.replace(self.document.bytes(), document.bytes())?;
+        self.document = document;
+        Ok(())
+    }
+}
+
+/// Tries the slots of one master key with the credentials for their kind.
+fn open_slot(uuid: Uuid, key: &MasterKey, credentials: &Credentials) -> Result<(u32, Secret<32>)> {
+    let mut broken = None;
+    let mut tried = Vec::new();
+    for provider in credentials {
+        for slot in key.slots.iter().filter(|slot| slot.provider == provider.kind()) {
+            let context = SlotContext { volume: uuid, key_version: key.version, slot: slot.id };
+            match provider.unwrap(&slot.data(), &context) {
+                Some(Ok(master)) if KeyId::of(&master, uuid) == key.id => return Ok((slot.id, master)),
+                Some(Ok(_)) => broken = broken.or(Some(VolumeError::ForeignKey { slot: slot.id })),
+                Some(Err(source)) => {
+                    let provider = slot.provider.clone();
+                    broken = broken.or(Some(VolumeError::BrokenSlot { slot: slot.id, provider, source }));
+                }
+                None => tried.push((slot.id, provider.describe())),
+            }
+        }
+    }
+    Err(broken.unwrap_or_else(|| {
+        if tried.is_empty() {
+            VolumeError::NoSlotFor {
+                given: credentials.iter().map(|provider| provider.kind()).collect(),
+                present: key.slots.iter().map(|slot| slot.provider.clone()).collect(),
+            }
+        } else {
+            VolumeError::NoneOpens { tried }
+        }
+    }))
+}
+
+fn make_slot(uuid: Uuid, master: &Secret<32>, key_version: u32, slot: u32, new: NewSlot<'_>) -> Result<KeySlot> {
+    let context = SlotContext { volume: uuid, key_version, slot };
+    let data = new.provider.wrap(master, &context).map_err(VolumeError::CannotWrap)?;
+    Ok(KeySlot {
+        id: slot,
+        provider: new.provider.kind().into(),
+        label: new.label.into(),
+        created: description::now(),
+        wrapped: data.wrapped,
+        parameters: data.parameters,
+    })
+}
+
+fn mac_key(master: &Secret<32>, uuid: Uuid) -> Secret<32> {
+    kdf::derive(master, uuid.as_bytes(), &[kdf::CONFIG_MAC])
+}
+
+fn volume_wrap(master: &Secret<32>, uuid: Uuid) -> Secret<32> {
+    kdf::derive(master, uuid.as_bytes(), &[kdf::VOLUME_WRAP])
+}
+
+fn volume_key_aad(uuid: Uuid, id: KeyId) -> Vec<u8> {
+    [VOLUME_KEY_DOMAIN, uuid.as_bytes(), &id.0].concat()
+}
+
+fn wrap_volume_key(master: &Secret<32>, uuid: Uuid, id: KeyId, volume_key: &Secret<32>) -> aead::WrappedSecret {
+    aead::wrap(&volume_wrap(master, uuid), &volume_key_aad(uuid, id), volume_key)
+}
