@@ -231,12 +231,6 @@ impl InodeTable {
             shard.remove(&ino);
         }
     }
-
-    /// Number of inodes known.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
-    }
 }
 
 #[cfg(test)]

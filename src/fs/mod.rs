@@ -367,3 +367,6 @@ impl Fs {
         Ok(VolumeStat { name_max: 255, ..self.root.stat_volume()? })
     }
 }
+
+#[cfg(test)]
+mod tests;
