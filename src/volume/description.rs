@@ -161,6 +161,12 @@ impl Description {
         &mut self.keys
     }
 
+    /// Adds a version of the master key.
+    #[cfg(test)]
+    pub(super) fn push_key(&mut self, key: MasterKey) {
+        self.keys.push(key);
+    }
+
     /// The active master key.
     pub(super) fn active(&self) -> Result<&MasterKey, VolumeError> {
         self.keys
