@@ -32,4 +32,16 @@ impl FsError {
             FsError::Damaged(_) => libc::EIO,
         }
     }
+
+    /// True for what an administrator should see: damage, missing keys, a backing filesystem that fails. Outcomes that
+    /// POSIX names, a full disk among them, are answers to the program that asked.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            FsError::Posix(_) | FsError::File(FileError::TooLarge) => false,
+            FsError::Damaged(_) | FsError::File(FileError::Damaged(_) | FileError::NoKey) => true,
+            FsError::Io(error) | FsError::File(FileError::Io(error)) => {
+                error.raw_os_error().is_none_or(|errno| errno == libc::EIO)
+            }
+        }
+    }
 }

@@ -1,0 +1,216 @@
+//! A mounted session: mounting, event threads, signals, unmounting.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::UnmountFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::Adapter;
+use crate::fs::Fs;
+
+/// Changes are handed to the backing files at least this often.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+/// Read-ahead of a mount, in KiB: one request of the largest size. The kernel offers 128.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// How a volume is mounted. `Default` is safe: no suid, no devices, nobody but the mounting user.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// What the mount table names as the source: the backing directory.
+    pub source: String,
+    /// Other users may use the mount (`allow_other`).
+    pub allow_other: bool,
+    /// Only root and the mounting user may (`allow_root`).
+    pub allow_root: bool,
+    /// `ro`.
+    pub read_only: bool,
+    /// suid and sgid take effect (`suid`).
+    pub suid: bool,
+    /// Device nodes work (`dev`).
+    pub dev: bool,
+    /// `noexec`.
+    pub no_exec: bool,
+    /// `noatime`.
+    pub no_atime: bool,
+    /// `sync`.
+    pub sync: bool,
+    /// `dirsync`.
+    pub dir_sync: bool,
+    /// Event threads; 0 chooses by the number of processors.
+    pub threads: usize,
+    /// The kernel collects writes and sends them later (`FUSE_WRITEBACK_CACHE`).
+    pub write_back: bool,
+}
+
+impl SessionOptions {
+    fn to_config(&self) -> Config {
+        let mut options = vec![
+            MountOption::FSName(self.source.clone()),
+            MountOption::Subtype("envelopefs".into()),
+            MountOption::DefaultPermissions,
+            if self.read_only { MountOption::RO } else { MountOption::RW },
+            if self.suid { MountOption::Suid } else { MountOption::NoSuid },
+            if self.dev { MountOption::Dev } else { MountOption::NoDev },
+            if self.no_exec { MountOption::NoExec } else { MountOption::Exec },
+        ];
+        if self.no_atime {
+            options.push(MountOption::NoAtime);
+        }
+        if self.sync {
+            options.push(MountOption::Sync);
+        }
+        if self.dir_sync {
+            options.push(MountOption::DirSync);
+        }
+        let mut config = Config::default();
+        config.mount_options = options;
+        config.acl = match (self.allow_other, self.allow_root) {
+            (true, _) => SessionACL::All,
+            (false, true) => SessionACL::RootAndOwner,
+            (false, false) => SessionACL::Owner,
+        };
+        config.n_threads = Some(self.thread_count());
+        config.clone_fd = true;
+        config
+    }
+
+    /// Two threads at least, so that one request can be worked on while another waits for the disk; four at most by default:
+    /// more were not faster (measured).
+    fn thread_count(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        if self.threads == 0 { processors.clamp(2, 4) } else { self.threads }
+    }
+}
+
+/// A volume that is mounted and answers once [`run`](Self::run) is called.
+pub struct Mounted {
+    session: Session<Adapter>,
+    fs: Arc<Fs>,
+    mountpoint: PathBuf,
+}
+
+/// Mounts.
+///
+/// # Errors
+/// Those of mount(2) or of fusermount3.
+pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &SessionOptions) -> io::Result<Mounted> {
+    let mountpoint = mountpoint.canonicalize()?;
+    let adapter = Adapter::new(fs.clone(), options.write_back);
+    let session = Session::new(adapter, &mountpoint, &options.to_config())?;
+    Ok(Mounted { session, fs, mountpoint })
+}
+
+impl Mounted {
+    /// Serves requests until the volume is unmounted, from outside or by SIGTERM, SIGINT or SIGHUP, and commits everything.
+    /// `on_ready` is called, on a thread of its own, when the mount answers.
+    ///
+    /// # Errors
+    /// If threads cannot be made, or the kernel ends the session otherwise than by unmounting.
+    pub fn run(self, on_ready: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let Mounted { session, fs, mountpoint } = self;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let stop_signals = signals.handle();
+        let on_signal = {
+            let mountpoint = mountpoint.clone();
+            std::thread::Builder::new().name("signals".into()).spawn(move || {
+                let mut before = 0;
+                for signal in signals.forever() {
+                    tracing::info!(signal, "asked to end");
+                    unmount_for_signal(&mountpoint, before);
+                    before += 1;
+                }
+            })?
+        };
+        let (stop_commits, stopped) = channel::<()>();
+        let committer = {
+            let fs = fs.clone();
+            std::thread::Builder::new().name("commit".into()).spawn(move || {
+                while stopped.recv_timeout(COMMIT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(error) = fs.commit_all() {
+                        tracing::error!("the periodic commit failed: {error}");
+                    }
+                }
+            })?
+        };
+        // The first answer needs the event threads, which `run` starts: ask from beside it.
+        std::thread::Builder::new().name("ready".into()).spawn(move || {
+            if rustix::fs::statvfs(&mountpoint).is_ok() {
+                raise_read_ahead(&mountpoint);
+                on_ready();
+            }
+        })?;
+
+        let outcome = session.run();
+        drop(stop_commits);
+        stop_signals.close();
+        let _ = committer.join();
+        let _ = on_signal.join();
+        let committed = fs.shut_down().map_err(|error| io::Error::other(error.to_string()));
+        outcome.and(committed)
+    }
+}
+
+/// The first signal unmounts, or detaches a mount that is in use and leaves it to those who use it; a further one
+/// ends the session under them.
+fn unmount_for_signal(mountpoint: &Path, signals_before: u32) {
+    let attempt =
+        if signals_before == 0 { unmount(mountpoint, Unmount::Normal) } else { Err(io::ErrorKind::Other.into()) };
+    if let Err(error) = attempt {
+        let how = if signals_before == 0 { Unmount::Lazy } else { Unmount::Force };
+        tracing::warn!(%error, ?how, "the mount is in use");
+        if let Err(error) = unmount(mountpoint, how) {
+            tracing::error!(%error, "could not unmount");
+        }
+    }
+}
+
+/// Ways to unmount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmount {
+    /// EBUSY if the mount is in use.
+    Normal,
+    /// The mount goes from the tree now and ends with its last user.
+    Lazy,
+    /// Open files are cut off.
+    Force,
+}
+
+/// Unmounts: by umount2(2) for root, through fusermount3 for others.
+///
+/// # Errors
+/// EBUSY and the others of umount2(2).
+pub fn unmount(mountpoint: &Path, how: Unmount) -> io::Result<()> {
+    let flags = match how {
+        Unmount::Normal => UnmountFlags::empty(),
+        Unmount::Lazy => UnmountFlags::DETACH,
+        Unmount::Force => UnmountFlags::FORCE | UnmountFlags::DETACH,
+    };
+    match rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
+        Err(rustix::io::Errno::PERM) => {}
+        other => return Ok(other?),
+    }
+    let mut helper = Command::new("fusermount3");
+    helper.args(if how == Unmount::Normal { &["-u", "-q"][..] } else { &["-u", "-q", "-z"] });
+    match helper.arg("--").arg(mountpoint).status()? {
+        status if status.success() => Ok(()),
+        // It says no more than that; a mount in use is by far the commonest reason.
+        _ => Err(io::Error::from(rustix::io::Errno::BUSY)),
+    }
+}
+
+/// Raises the kernel's read-ahead for this mount, which only root may. Not being able to costs speed alone.
+fn raise_read_ahead(mountpoint: &Path) {
+    let Ok(stat) = rustix::fs::stat(mountpoint) else { return };
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%error, "read-ahead stays as the kernel set it");
+    }
+}
