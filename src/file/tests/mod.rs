@@ -1,6 +1,9 @@
 //! One encrypted file over memory, against a model, an attacker and a failing disk.
 
+mod behaviour;
+mod faults;
 mod model;
+mod tamper;
 
 use std::sync::{Arc, LazyLock};
 
