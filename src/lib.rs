@@ -5,7 +5,7 @@
 //! ```text
 //! cmd ──> fuse ──> fs ──> file ──> crypto
 //!  │                │       └────> store ──> sys
-//!  └──> volume ──> keys ──> crypto
+//!  └──> volume ──> keys ──> crypto ──> sys
 //! ```
 //!
 //! - [`cli`] is the grammar of the command; [`cmd`] holds its verbs and composes the rooms.

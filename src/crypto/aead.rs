@@ -16,7 +16,7 @@ pub const VALUE_OVERHEAD: usize = 28;
 /// The key of one file in one epoch; seals and opens chunks, nodes and the root record.
 ///
 /// Sealing draws no nonce: the caller passes a fresh random one for every call (see
-/// [`random`](super::random)) and counts seals.
+/// [`nonce`](super::nonce)) and counts seals.
 pub struct ChunkKey(LessSafeKey);
 
 impl ChunkKey {
@@ -104,8 +104,7 @@ impl WrappedSecret {
 
 /// Wraps `secret` under `key`.
 pub fn wrap(key: &Secret<32>, aad: &[u8], secret: &Secret<32>) -> WrappedSecret {
-    let mut nonce = Nonce::default();
-    super::random(&mut nonce);
+    let nonce = super::nonce();
     let mut sealed = *secret.expose();
     let tag = wrap_cipher(key)
         .encrypt_inout_detached(&nonce.into(), aad, sealed.as_mut_slice().into())
@@ -128,8 +127,7 @@ pub fn unwrap(key: &Secret<32>, aad: &[u8], wrapped: &WrappedSecret) -> Result<S
 
 /// Seals a value of any length: `nonce ‖ ciphertext ‖ tag`, [`VALUE_OVERHEAD`] bytes longer.
 pub fn seal_value(key: &Secret<32>, aad: &[u8], plain: &[u8]) -> Vec<u8> {
-    let mut nonce = Nonce::default();
-    super::random(&mut nonce);
+    let nonce = super::nonce();
     let mut out = Vec::with_capacity(plain.len() + VALUE_OVERHEAD);
     out.extend_from_slice(&nonce);
     out.extend_from_slice(plain);

@@ -245,6 +245,37 @@ mod tests {
         assert_eq!(flags.contains(" lo"), bytes.is_locked(), "{flags}");
     }
 
+    /// In a process of its own, since it changes the whole process.
+    #[test]
+    fn a_hardened_process_keeps_working() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "sys::memory::tests::hardened_child"])
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && output.contains("1 passed"), "{output}");
+    }
+
+    #[test]
+    #[ignore = "run by a_hardened_process_keeps_working"]
+    fn hardened_child() {
+        let hardened = harden_process().unwrap();
+        assert_eq!(rustix::process::dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        let core = rustix::process::getrlimit(Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+        let locked: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(!hardened.all_memory_locked || locked > 1000, "{locked} KiB");
+        // Memory is still to be had, and a process that cannot be dumped still reaches its own descriptors by path.
+        let big = vec![1u8; 64 << 20];
+        assert_eq!(big.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>(), big.len() / 4096);
+        assert_eq!(LockedBytes::<32>::zeroed().get(), &[0; 32]);
+        let dir = std::fs::File::open("/").unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&dir));
+        assert!(std::fs::read_dir(path).unwrap().count() > 0);
+    }
+
     #[test]
     fn threads_share_the_arena() {
         std::thread::scope(|scope| {

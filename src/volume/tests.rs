@@ -471,3 +471,42 @@ fn deep_nesting_is_refused_without_harm() {
         assert!(Document::parse(format!("mac = \"{mac}\"\n{deep}\n").into_bytes()).is_err());
     }
 }
+
+/// The volume in `tests/vectors/volume-v1` unlocks for ever, and to the same keys.
+#[test]
+fn a_volume_of_format_version_1_unlocks() {
+    let base64 = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (control, key_path) = (dir.path().join(CONTROL_DIR), dir.path().join("key"));
+    std::fs::create_dir(&control).unwrap();
+    let text = include_str!("../../tests/vectors/volume-v1/volume.toml");
+    std::fs::write(control.join(DESCRIPTION_FILE), text).unwrap();
+    let key = include_str!("../../tests/vectors/volume-v1/key.hex").trim();
+    let key: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&key[2 * i..2 * i + 2], 16).unwrap()).collect();
+    std::fs::write(&key_path, key).unwrap();
+    std::fs::set_permissions(&key_path, std::fs::Permissions::from_mode(0o600)).unwrap();
+
+    let passphrase =
+        PassphraseProvider::new(Passphrase::new("correct horse battery staple \u{e9}".as_bytes()).unwrap());
+    for (slot, credentials) in [(1, with(passphrase)), (2, with(KeyFile::read(&key_path).unwrap()))] {
+        let uuid = "94dc54a6-f424-4430-a8e9-5aac253d9748".parse().unwrap();
+        let keys = Volume::open(dir.path()).unwrap().unlock(&credentials, Some(uuid)).unwrap();
+        assert_eq!(keys.slot(), slot);
+        let ring = keys.ring();
+        assert_eq!(ring.active().to_string(), "bf52f8e4c9b0ecbd60aab9e985648f54");
+
+        let dek = "gheBpMPwDbZ9YByHZZe7y90IaWAq8454YGNpPQYmNe23mlMyQqAbrWE9ToIuTSSP4nseG8aN59WSHdfE";
+        let wrapped = aead::WrappedSecret::from_bytes(&base64(dek)).unwrap();
+        let wrapped = crate::keys::WrappedDek { key_id: ring.active(), wrapped };
+        let dek = ring.unwrap_dek(&FileId([0x11; 16]), &wrapped).unwrap();
+        assert_eq!(dek.expose(), &[0x42; 32]);
+        let file_key = kdf::file_key(&dek, &[0x11; 16], 3);
+        assert_eq!(file_key.expose()[..], base64("qVHXiLpbWOwrquheSHdkGXlBZQF1qsw_QrXObuFm0Dw"));
+        assert_eq!(ring.names().seal(&[0x22; 16], b".env"), base64("uxVkosBmx-c2NyY3wdkCbGjHshs"));
+        assert_eq!(ring.xattr_names().seal(b"", b"comment"), base64("w0ZdByhWhZ2Xaka9eOnZJOohrCGsk3Y"));
+        let target = base64("_TqHcEg5pe2M75j8l2ijKkXPvOuapfZ1v1CZThVbR245kw");
+        assert_eq!(aead::open_value(ring.symlink_key(), b"envelopefs symlink v1", &target).unwrap(), b"target");
+        let value = base64("kjW_mK3YNOefJRaZ4iC9wVR54RepfuiKiOxqPwZ3e0fa");
+        assert_eq!(aead::open_value(ring.xattr_value_key(), b"comment", &value).unwrap(), b"value");
+    }
+}
