@@ -78,7 +78,7 @@ impl Node {
     }
 
     fn is_empty(&self) -> bool {
-        self.bytes().iter().all(|&b| b == 0)
+        super::is_zero(self.bytes())
     }
 
     fn bytes(&self) -> &[u8] {
