@@ -21,6 +21,9 @@ use crate::store::Durability;
 /// Chunks written at a time: bounds the scratch memory.
 const PIECE: u64 = 256 * BLOCK_LEN;
 
+/// Pending nodes below which a file does not commit for want of memory: others have what is to be given back.
+const FEW_PENDING: usize = 16;
+
 /// A chunk about to be written, sealed already.
 #[derive(Clone, Copy)]
 pub(super) struct Job {
@@ -81,7 +84,7 @@ impl File {
         let result = self.place(&mut state, offset..end, data, keep_mtime, whole, scratch);
         self.count_pending(&mut state);
         result?;
-        if self.options.cache.is_pressed() {
+        if state.counted >= FEW_PENDING && self.options.cache.is_pressed() {
             self.commit_locked(&mut state)?;
         }
         Ok(())

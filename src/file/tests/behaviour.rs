@@ -212,3 +212,18 @@ fn debug_output_tells_no_secrets() {
     let shown = format!("{file:?}");
     assert!(!shown.contains("SECRET") && !shown.contains("83, 69") && !shown.contains("dek"), "{shown}");
 }
+
+#[test]
+fn a_large_read_is_one_call() {
+    let raw = MemFile::new();
+    let file = open(&raw).unwrap();
+    let data = pattern(8, 4 << 20);
+    file.write_at(0, &data, false).unwrap();
+    file.commit(Durability::Written).unwrap();
+    raw.set_faults(crate::store::mem::Faults { reads: true, ..Default::default() });
+    for (offset, len) in [(0, 1 << 20), (1 << 20, 1 << 20), (5, (1 << 20) + 4000), (500_000, 3 << 20)] {
+        let before = raw.calls();
+        assert!(read(&file, offset, len).unwrap() == data[offset as usize..offset as usize + len]);
+        assert_eq!(raw.calls() - before, 1, "{len} bytes at {offset}");
+    }
+}

@@ -215,8 +215,6 @@ fn run(ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 2000 }))]
-
     #[test]
     fn a_file_behaves_like_its_model(ops in proptest::collection::vec(op(), 1..40)) {
         run(&ops);
