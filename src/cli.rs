@@ -1,1 +1,327 @@
-//! (to be written)
+//! The grammar of the command: one definition, from which help, man pages and completions are made.
+//!
+//! Parsing checks syntax; what the values mean is decided in [`crate::cmd`].
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
+
+/// Keeps a directory encrypted at rest and shows it in plain at a mountpoint.
+#[derive(Debug, Parser)]
+#[command(
+    name = "envelopefs",
+    version,
+    about,
+    long_about = "Keeps a directory encrypted at rest and shows it in plain at a mountpoint.\n\n\
+        The backing directory holds names and contents encrypted and authenticated; each file has a key of its own, wrapped by the \
+        volume's master key, which is stored only wrapped, in key slots.",
+    after_long_help = EXIT_CODES,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Shown at the end of the long help, and part of what scripts may rely on; the numbers are those of [`crate::cmd::Code`].
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  any other failure
+  2  wrong usage
+  3  no key slot opens with the credentials given
+  4  damage was found: contents, names or the volume's description were changed
+  5  the volume is in use, or the mountpoint is busy
+  6  the backing directory is not a volume (or, for init, is one already or is not empty)
+  7  the volume has a format version or a feature that this program does not know
+  8  mounting or unmounting failed
+
+As a mount helper: envelopefs BACKING MOUNTPOINT -o OPTIONS, or in fstab
+  /srv/app.enc /srv/app fuse.envelopefs key_file=/etc/envelopefs/app.key,allow_other 0 0";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an encrypted volume in an empty directory.
+    Init(Init),
+    /// Show a volume in plain at a mountpoint.
+    Mount(Mount),
+    /// Unmount a volume and wait until everything is written.
+    Umount(Umount),
+    /// Tell what a volume says of itself; needs no key.
+    Info(Info),
+    /// Verify every header, tree node and chunk of a volume that is not mounted.
+    Check(Check),
+    /// List, add and remove key slots.
+    #[command(subcommand)]
+    Key(Key),
+    /// Write man pages or shell completions into a directory.
+    Generate(Generate),
+}
+
+/// The credentials that open a key slot. Without any, a passphrase is asked for on the terminal.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Credentials")]
+pub struct Credentials {
+    /// File with the 32 bytes of a key; only its owner may have rights to it.
+    #[arg(long, value_name = "PATH")]
+    pub key_file: Vec<PathBuf>,
+    /// File with a passphrase; one line ending at its end is not part of it.
+    #[arg(long, value_name = "PATH")]
+    pub passphrase_file: Vec<PathBuf>,
+    /// Read a passphrase from this open file descriptor up to its end.
+    #[arg(long, value_name = "N")]
+    pub passphrase_fd: Option<i32>,
+}
+
+/// Costs of Argon2id for a new passphrase slot.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Passphrase hashing (Argon2id, RFC 9106)")]
+pub struct Argon {
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    pub argon2_memory: u32,
+    /// Passes over the memory.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub argon2_passes: u32,
+    /// Lanes (threads).
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub argon2_lanes: u32,
+}
+
+/// `envelopefs init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The empty directory that will hold the encrypted files.
+    pub backing: PathBuf,
+    /// The credential of the first key slot.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Make the key file named by --key-file; it must not exist yet.
+    #[arg(long, requires = "key_file")]
+    pub make_key_file: bool,
+    /// A name for the key slot, for people.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub label: String,
+    /// Costs of a passphrase slot.
+    #[command(flatten)]
+    pub argon: Argon,
+}
+
+/// `envelopefs mount`
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// The empty directory at which the volume is shown.
+    pub mountpoint: PathBuf,
+    /// The credentials to try.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, [no]exec, [no]suid, [no]dev,
+    /// [no]atime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH,
+    /// write_cache=through|back.
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
+    pub options: Vec<OsString>,
+    /// Stay in the foreground; messages go to standard error.
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// Append messages to this file instead of sending them to the system log.
+    #[arg(long, value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+    /// How the kernel passes writes on: each at once, or collected in its cache.
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub write_cache: Option<WriteCache>,
+    /// As mount(8) passes it; of no effect.
+    #[arg(short = 'n', hide = true)]
+    pub no_mtab: bool,
+    /// As mount(8) passes it; of no effect.
+    #[arg(short = 'v', hide = true)]
+    pub verbose: bool,
+    /// As mount(8) passes it; of no effect.
+    #[arg(short = 's', hide = true)]
+    pub sloppy: bool,
+    /// As mount(8) passes it; of no effect.
+    #[arg(short = 't', hide = true, value_name = "TYPE")]
+    pub fs_type: Option<String>,
+}
+
+/// What becomes of a program's writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WriteCache {
+    /// Each write is passed on before it returns.
+    Through,
+    /// The kernel collects writes and passes them on later, at the latest at fsync or close.
+    Back,
+}
+
+/// `envelopefs umount`
+#[derive(Debug, Args)]
+pub struct Umount {
+    /// Where the volume is mounted.
+    pub mountpoint: PathBuf,
+    /// Take a mount that is in use out of the tree now; it ends with its last user.
+    #[arg(short, long)]
+    pub lazy: bool,
+}
+
+/// `envelopefs info`
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+}
+
+/// `envelopefs check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// The credentials to try.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// Threads that verify; by default one for each processor.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// No progress bar.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `envelopefs key`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// List key versions and slots; needs no key.
+    List(Info),
+    /// Add a slot, so that a further credential opens the volume.
+    Add(KeyAdd),
+    /// Remove a slot.
+    Remove(KeyRemove),
+}
+
+/// `envelopefs key add`
+#[derive(Debug, Args)]
+pub struct KeyAdd {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// A credential that opens the volume now.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// New slot: file with the 32 bytes of a key.
+    #[arg(long, value_name = "PATH", group = "new", help_heading = "New slot")]
+    pub new_key_file: Option<PathBuf>,
+    /// Make the key file named by --new-key-file; it must not exist yet.
+    #[arg(long, requires = "new_key_file", help_heading = "New slot")]
+    pub make_key_file: bool,
+    /// New slot: file with a passphrase.
+    #[arg(long, value_name = "PATH", group = "new", help_heading = "New slot")]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// New slot: read a passphrase from this file descriptor.
+    #[arg(long, value_name = "N", group = "new", help_heading = "New slot")]
+    pub new_passphrase_fd: Option<i32>,
+    /// A name for the new slot, for people.
+    #[arg(long, value_name = "TEXT", default_value = "", help_heading = "New slot")]
+    pub label: String,
+    /// Costs of a passphrase slot.
+    #[command(flatten)]
+    pub argon: Argon,
+}
+
+/// `envelopefs key remove`
+#[derive(Debug, Args)]
+pub struct KeyRemove {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// Number of the slot, as `key list` shows it.
+    pub slot: u32,
+    /// A credential that opens the volume; it may be that of the slot to remove.
+    #[command(flatten)]
+    pub credentials: Credentials,
+}
+
+/// `envelopefs generate`
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// What to write.
+    pub what: Generated,
+    /// Into which directory.
+    pub directory: PathBuf,
+}
+
+/// What `generate` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Generated {
+    /// Manual pages.
+    Man,
+    /// Completions for bash, zsh and fish.
+    Completions,
+}
+
+/// Turns a mount helper's call, `envelopefs BACKING MOUNTPOINT …` (fuse(8)), into `envelopefs mount BACKING MOUNTPOINT …`. A
+/// directory that is named like a verb is written `./verb`.
+pub fn with_verb(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_helper = arguments.first().is_some_and(|program| {
+        std::path::Path::new(program).file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"mount."))
+    });
+    let names_path = arguments.get(1).is_some_and(|first| {
+        !first.as_encoded_bytes().starts_with(b"-")
+            && first != OsStr::new("help")
+            && !<Cli as clap::CommandFactory>::command().get_subcommands().any(|verb| first == verb.get_name())
+    });
+    if is_helper || (names_path && arguments.len() > 2) {
+        arguments.insert(1, "mount".into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(with_verb(line.split(' ').map(OsString::from)))
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mount_helpers_call_is_a_mount() {
+        for line in [
+            "envelopefs /b /m -o ro,dev",
+            "envelopefs mount /b /m -o ro,dev",
+            "/sbin/mount.envelopefs /b /m -n -o ro,dev",
+            "envelopefs mount -o ro -o dev /b /m",
+        ] {
+            let Command::Mount(mount) = parse(line).unwrap().command else { panic!("{line}") };
+            assert_eq!((mount.backing, mount.mountpoint), ("/b".into(), "/m".into()));
+            assert_eq!(mount.options, ["ro", "dev"]);
+        }
+        assert!(matches!(parse("envelopefs info /b").unwrap().command, Command::Info(_)));
+        assert!(parse("envelopefs nonsense").is_err());
+    }
+
+    #[test]
+    fn every_option_has_help() {
+        fn walk(command: &clap::Command) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+}

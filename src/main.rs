@@ -1,5 +1,10 @@
 //! The `envelopefs` command: parse, run, exit code.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+use clap::Parser;
+use envelopefs::{cli, cmd};
+
+fn main() -> ExitCode {
+    cmd::run(cli::Cli::parse_from(cli::with_verb(std::env::args_os())))
 }

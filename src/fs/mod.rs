@@ -1,6 +1,7 @@
 #![doc = include_str!("semantics.md")]
 
 mod attr;
+pub mod check;
 mod dir;
 mod error;
 mod handle;
@@ -211,8 +212,19 @@ impl Fs {
     /// # Errors
     /// If the root directory cannot be read or has lost its directory id.
     pub fn new(root: Arc<dyn BackingDir>, ring: Arc<KeyRing>, options: FsOptions) -> Result<Fs> {
+        let fs = Self::unchecked(root, ring, options)?;
+        let root = fs.inode(Ino::ROOT)?;
+        fs.dir_id(&root, &fs.root)?;
+        Ok(fs)
+    }
+
+    /// As [`new`](Self::new), but takes a volume whose root has lost its id: for [`check`](Self::check).
+    ///
+    /// # Errors
+    /// If the root directory cannot be examined.
+    pub fn unchecked(root: Arc<dyn BackingDir>, ring: Arc<KeyRing>, options: FsOptions) -> Result<Fs> {
         let stat = root.stat(OsStr::new("."))?;
-        let fs = Fs {
+        Ok(Fs {
             root,
             root_dev: stat.dev,
             root_ino: stat.ino,
@@ -221,10 +233,7 @@ impl Fs {
             inodes: InodeTable::new(),
             handles: HandleTable::default(),
             dirs: Mutex::new(LruCache::new(OPEN_DIRS)),
-        };
-        let root = fs.inode(Ino::ROOT)?;
-        fs.dir_id(&root, &fs.root)?;
-        Ok(fs)
+        })
     }
 
     /// Commits everything that is open, without a flush: what the periodic background commit calls.

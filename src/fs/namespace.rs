@@ -476,7 +476,7 @@ impl Fs {
         })
     }
 
-    fn read_target(&self, file: &OsStr) -> Result<Vec<u8>> {
+    pub(super) fn read_target(&self, file: &OsStr) -> Result<Vec<u8>> {
         let missing = |error: std::io::Error| match is_missing(&error) {
             true => FsError::Damaged("the symlink's target is missing from the control directory"),
             false => error.into(),

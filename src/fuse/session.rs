@@ -120,11 +120,9 @@ impl Mounted {
         let on_signal = {
             let mountpoint = mountpoint.clone();
             std::thread::Builder::new().name("signals".into()).spawn(move || {
-                let mut before = 0;
-                for signal in signals.forever() {
+                for (before, signal) in signals.forever().enumerate() {
                     tracing::info!(signal, "asked to end");
                     unmount_for_signal(&mountpoint, before);
-                    before += 1;
                 }
             })?
         };
@@ -159,7 +157,7 @@ impl Mounted {
 
 /// The first signal unmounts, or detaches a mount that is in use and leaves it to those who use it; a further one
 /// ends the session under them.
-fn unmount_for_signal(mountpoint: &Path, signals_before: u32) {
+fn unmount_for_signal(mountpoint: &Path, signals_before: usize) {
     let attempt =
         if signals_before == 0 { unmount(mountpoint, Unmount::Normal) } else { Err(io::ErrorKind::Other.into()) };
     if let Err(error) = attempt {

@@ -103,6 +103,15 @@ impl Volume {
         Ok((Volume { place, document }, Unlocked { ring, slot: 1, masters: vec![(1, master)] }))
     }
 
+    /// Whether a volume could be made in a directory now: it is there, and empty. Makes the control directory, so that no
+    /// credential is asked for or made in vain.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn check_vacant(backing: &Path) -> Result<()> {
+        Place::prepare(backing).map(drop)
+    }
+
     /// Finds and parses the volume in a backing directory.
     ///
     /// # Errors

@@ -1,0 +1,107 @@
+//! From options to key providers: files are read and passphrases asked for here, and go nowhere else.
+
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::{Code, Failure, Result};
+use crate::cli::{Argon, Credentials};
+use crate::crypto::kdf::ArgonCost;
+use crate::crypto::secret::{NoPassphrase, Passphrase};
+use crate::keys::{KeyFile, KeyProvider, PassphraseProvider};
+use crate::sys::process::inherited_fd;
+
+/// The providers that the options name; a passphrase asked for on the terminal if they name none.
+pub(super) fn existing(options: &Credentials) -> Result<Vec<Box<dyn KeyProvider>>> {
+    let mut providers: Vec<Box<dyn KeyProvider>> = Vec::new();
+    for path in &options.key_file {
+        providers.push(Box::new(KeyFile::read(path)?));
+    }
+    for path in &options.passphrase_file {
+        providers.push(Box::new(PassphraseProvider::new(passphrase_file(path)?)));
+    }
+    if let Some(number) = options.passphrase_fd {
+        providers.push(Box::new(PassphraseProvider::new(passphrase_fd(number)?)));
+    }
+    if providers.is_empty() {
+        providers.push(Box::new(PassphraseProvider::new(ask("Passphrase: ")?)));
+    }
+    Ok(providers)
+}
+
+/// Where the credential of a new slot comes from.
+pub(super) enum NewCredential<'a> {
+    KeyFile { path: &'a Path, make: bool },
+    PassphraseFile(&'a Path),
+    PassphraseFd(i32),
+    Ask,
+}
+
+/// The provider for a new slot; a passphrase is asked for twice.
+pub(super) fn new(credential: &NewCredential<'_>, argon: &Argon) -> Result<Box<dyn KeyProvider>> {
+    let passphrase = match *credential {
+        NewCredential::KeyFile { path, make: true } => return Ok(Box::new(KeyFile::create(path)?)),
+        NewCredential::KeyFile { path, make: false } => return Ok(Box::new(KeyFile::read(path)?)),
+        NewCredential::PassphraseFile(path) => passphrase_file(path)?,
+        NewCredential::PassphraseFd(number) => passphrase_fd(number)?,
+        NewCredential::Ask => ask_twice()?,
+    };
+    Ok(Box::new(PassphraseProvider::with_cost(passphrase, cost(argon)?)))
+}
+
+fn cost(argon: &Argon) -> Result<ArgonCost> {
+    let memory_kib = argon.argon2_memory.saturating_mul(1024);
+    ArgonCost::new(memory_kib, argon.argon2_passes, argon.argon2_lanes)
+        .map_err(|error| Failure::new(Code::Usage, "the Argon2id costs are refused").because(&error))
+}
+
+/// Reads a passphrase file. It is a key like a key file: nobody but its owner may have rights to it.
+fn passphrase_file(path: &Path) -> Result<Passphrase> {
+    let shown = path.display();
+    let fail = |error: std::io::Error| {
+        Failure::new(Code::Failure, format!("cannot read the passphrase file {shown}")).because(&error)
+    };
+    // NONBLOCK: a FIFO in its place must not hang the command.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    let user = rustix::process::geteuid().as_raw();
+    if !metadata.is_file() {
+        return Err(Failure::new(Code::Failure, format!("the passphrase file {shown} is not a regular file")));
+    }
+    if metadata.mode() & 0o077 != 0 || (metadata.uid() != user && metadata.uid() != 0) {
+        let fact = format!("the permissions of the passphrase file {shown} let others than its owner use it");
+        return Err(Failure::new(Code::Failure, fact).remedy(format!("chown it to yourself and chmod 600 {shown}")));
+    }
+    Passphrase::read_line_from(file).map_err(|error| no_passphrase(&error))
+}
+
+fn passphrase_fd(number: i32) -> Result<Passphrase> {
+    let fd = inherited_fd(number).map_err(|error| {
+        Failure::new(Code::Usage, format!("--passphrase-fd {number}: there is no such open file")).because(&error)
+    })?;
+    Passphrase::read_line_from(File::from(fd)).map_err(|error| no_passphrase(&error))
+}
+
+fn no_passphrase(error: &NoPassphrase) -> Failure {
+    Failure::new(Code::Failure, "there is no usable passphrase").because(error)
+}
+
+fn ask(prompt: &str) -> Result<Passphrase> {
+    let typed = rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|error| {
+        Failure::new(Code::Failure, "cannot ask for a passphrase: there is no terminal")
+            .because(&error)
+            .remedy("name a credential: --key-file, --passphrase-file or --passphrase-fd")
+    })?;
+    Passphrase::new(typed.as_bytes()).map_err(|error| no_passphrase(&error))
+}
+
+fn ask_twice() -> Result<Passphrase> {
+    let first = ask("New passphrase: ")?;
+    let second = ask("The same again: ")?;
+    if first.expose() != second.expose() {
+        return Err(Failure::new(Code::Failure, "the two passphrases differ").remedy("try again"));
+    }
+    Ok(first)
+}

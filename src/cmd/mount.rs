@@ -1,0 +1,146 @@
+//! `envelopefs mount`: unlocks a volume and serves it, in the background unless told otherwise.
+//!
+//! The order matters: fork before keys exist (key memory is not inherited) and before threads; unlock while the
+//! terminal is still ours; mount; give up privileges; start threads; leave the terminal once the mount answers.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::options::MountOptions;
+use super::{Code, Failure, Result, credentials, harden, log, options};
+use crate::cli::{Credentials, Mount};
+use crate::fs::{Fs, FsOptions};
+use crate::fuse::session::{self, SessionOptions};
+use crate::store::open_root;
+use crate::sys::process::{self, Forked, Ready};
+use crate::volume::Volume;
+
+pub(super) fn run(args: Mount) -> Result<ExitCode> {
+    let options = options::parse(&args)?;
+    // Before the fork, so that relative paths mean what they say.
+    let backing = args.backing.canonicalize().map_err(|error| {
+        Failure::new(Code::NotAVolume, format!("there is no backing directory {}", args.backing.display())).because(&error)
+    })?;
+    let mountpoint = check_mountpoint(&args.mountpoint, &backing, options.non_empty)?;
+    check_fuse()?;
+    if args.foreground {
+        return serve(&args, options, &backing, &mountpoint, None);
+    }
+    let cannot_fork = |error: std::io::Error| Failure::new(Code::Failure, "cannot go to the background").because(&error);
+    match process::fork().map_err(cannot_fork)? {
+        Forked::Child(ready) => serve(&args, options, &backing, &mountpoint, Some(ready)),
+        // The child has said why, if it ended.
+        Forked::Parent(waiting) => Ok(waiting.wait().map_err(cannot_fork)?.map_or(ExitCode::SUCCESS, ExitCode::from)),
+    }
+}
+
+fn serve(
+    args: &Mount,
+    options: MountOptions,
+    backing: &Path,
+    mountpoint: &Path,
+    ready: Option<Ready>,
+) -> Result<ExitCode> {
+    harden()?;
+    process::raise_file_limit();
+    // Modes are decided by the callers' umasks, which come with their requests.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    log::start(ready.is_none(), options.log_file.as_deref())?;
+
+    let volume = Volume::open(backing)?;
+    let mut lock = volume.lock()?;
+    lock.record_pid();
+    let given = Credentials {
+        key_file: options.key_file,
+        passphrase_file: options.passphrase_file,
+        passphrase_fd: args.credentials.passphrase_fd,
+    };
+    let unlocked = volume.unlock(&credentials::existing(&given)?, options.volume_id)?;
+    let uuid = volume.description().uuid();
+
+    let session = SessionOptions { source: backing.to_string_lossy().into_owned(), ..options.session };
+    let fs = open_fs(backing, unlocked.ring(), &session)?;
+    drop(unlocked);
+    let mounted = session::mount(fs, mountpoint, &session).map_err(|error| cannot_mount(mountpoint, &error))?;
+    process::drop_privileges()
+        .map_err(|error| Failure::new(Code::Failure, "cannot give up privileges").because(&error))?;
+    tracing::info!(volume = %uuid, "mounted");
+    let announce = move || {
+        if let Some(ready) = ready
+            && let Err(error) = ready.report()
+        {
+            tracing::error!(%error, "cannot leave the terminal");
+        }
+    };
+    let outcome = mounted.run(announce);
+    tracing::info!(volume = %uuid, "ended");
+    drop(lock);
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!(%error, "the session did not end well");
+            Err(Failure::new(Code::Mount, "the session did not end well").because(&error))
+        }
+    }
+}
+
+fn open_fs(
+    backing: &Path,
+    ring: std::sync::Arc<crate::keys::KeyRing>,
+    session: &SessionOptions,
+) -> Result<std::sync::Arc<Fs>> {
+    let root = open_root(backing).map_err(crate::fs::FsError::from)?;
+    let options = FsOptions {
+        read_only: session.read_only,
+        give_to_caller: rustix::process::geteuid().is_root(),
+        commit_on_flush: true,
+    };
+    let fs = Fs::new(root, ring, options).map_err(|error| match error.errno() {
+        libc::EROFS => Failure::new(Code::Mount, "the backing filesystem is read-only")
+            .remedy("mount the volume read-only: -o ro"),
+        _ => Failure::from(error),
+    })?;
+    Ok(std::sync::Arc::new(fs))
+}
+
+fn cannot_mount(mountpoint: &Path, error: &std::io::Error) -> Failure {
+    let failure = Failure::new(Code::Mount, format!("cannot mount at {}", mountpoint.display())).because(error);
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return failure.remedy("install fuse3, whose fusermount3 mounts for ordinary users");
+    }
+    failure.remedy("an ordinary user needs fusermount3 (package fuse3), a mountpoint of their own, and for allow_other the line user_allow_other in /etc/fuse.conf")
+}
+
+fn check_fuse() -> Result<()> {
+    if Path::new("/dev/fuse").exists() {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Mount, "there is no /dev/fuse")
+        .remedy("load the kernel module (modprobe fuse); in a container, pass the device in"))
+}
+
+/// The mountpoint, resolved: an empty directory apart from the backing directory.
+fn check_mountpoint(mountpoint: &Path, backing: &Path, non_empty: bool) -> Result<PathBuf> {
+    let shown = mountpoint.display();
+    let resolved = mountpoint.canonicalize().map_err(|error| {
+        let failure = Failure::new(Code::Mount, format!("there is no mountpoint {shown}")).because(&error);
+        match error.raw_os_error() {
+            Some(libc::ENOTCONN) => {
+                failure.remedy(format!("a daemon died there; take its mount away: umount -l {shown}"))
+            }
+            _ => failure.remedy(format!("make the directory: mkdir {shown}")),
+        }
+    })?;
+    if resolved.starts_with(backing) || backing.starts_with(&resolved) {
+        let fact = format!("the mountpoint {shown} and the backing directory {} lie one in the other", backing.display());
+        return Err(Failure::new(Code::Mount, fact).remedy("choose a mountpoint apart from the backing directory"));
+    }
+    let mut entries = std::fs::read_dir(&resolved).map_err(|error| {
+        Failure::new(Code::Mount, format!("the mountpoint {shown} is not a directory that can be read")).because(&error)
+    })?;
+    if !non_empty && entries.next().is_some() {
+        return Err(Failure::new(Code::Mount, format!("the mountpoint {shown} is not empty"))
+            .remedy("choose an empty directory, or hide what is in this one with -o nonempty"));
+    }
+    Ok(resolved)
+}

@@ -1,0 +1,109 @@
+//! `envelopefs umount`: unmounts and waits until everything is written.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{Code, Failure, Result};
+use crate::cli::Umount;
+use crate::fuse::session::{Unmount, unmount};
+use crate::volume::{Volume, VolumeError};
+
+/// How often the volume's lock is tried while its daemon ends.
+const POLL: Duration = Duration::from_millis(20);
+
+pub(super) fn run(args: Umount) -> Result<ExitCode> {
+    let shown = args.mountpoint.display();
+    let absolute = absolute(&args.mountpoint)
+        .map_err(|error| Failure::new(Code::Mount, format!("there is no mountpoint {shown}")).because(&error))?;
+    let Some(backing) = backing_of(&absolute)? else {
+        return Err(Failure::new(Code::Mount, format!("no envelopefs volume is mounted at {shown}"))
+            .remedy("see what is: findmnt -t fuse.envelopefs"));
+    };
+    let how = if args.lazy { Unmount::Lazy } else { Unmount::Normal };
+    unmount(&absolute, how).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => Failure::new(Code::InUse, format!("{shown} is in use")).remedy(format!(
+            "end the programs that use it (fuser -vm {shown} lists them), or take it out of the tree now with --lazy"
+        )),
+        _ => Failure::new(Code::Mount, format!("cannot unmount {shown}")).because(&error),
+    })?;
+    if !args.lazy {
+        wait_for_daemon(&backing);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the daemon has written everything and let go of the volume's lock. Where the backing directory cannot be looked at any
+/// more there is nothing to wait for.
+fn wait_for_daemon(backing: &Path) {
+    let Ok(volume) = Volume::open(backing) else { return };
+    while matches!(volume.lock(), Err(VolumeError::InUse { .. })) {
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The mountpoint as the mount table has it, without asking the mount itself, whose daemon may be dead.
+fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
+    let whole = std::path::absolute(mountpoint)?;
+    match (whole.parent(), whole.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(whole),
+    }
+}
+
+/// The backing directory of the envelopefs volume mounted last at a place (proc_pid_mountinfo(5)).
+fn backing_of(mountpoint: &Path) -> Result<Option<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| Failure::new(Code::Mount, "cannot read the mount table").because(&error))?;
+    Ok(find_backing(&table, mountpoint))
+}
+
+fn find_backing(table: &[u8], mountpoint: &Path) -> Option<PathBuf> {
+    table.split(|&byte| byte == b'\n').rev().find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+        let dash = fields.iter().position(|field| *field == b"-")?;
+        let is_ours = *fields.get(dash + 1)? == b"fuse.envelopefs";
+        let is_here = unescape(fields.get(4)?) == mountpoint.as_os_str().as_bytes();
+        let source = OsString::from_vec(unescape(fields.get(dash + 2)?));
+        (is_ours && is_here).then(|| PathBuf::from(source))
+    })
+}
+
+/// Undoes the octal escapes of space, tab, newline and backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| first == b'\\') {
+            Some(byte) => {
+                out.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backing_directory_is_found_in_the_mount_table() {
+        let table = b"24 1 254:0 / / rw - ext4 /dev/vda rw\n\
+            90 24 0:50 / /mnt/a\\040b rw,nosuid shared:1 - fuse.envelopefs /srv/x\\134y rw,user_id=0\n\
+            91 24 0:51 / /mnt/other rw - fuse.sshfs host: rw\n";
+        assert_eq!(find_backing(table, Path::new("/mnt/a b")), Some("/srv/x\\y".into()));
+        assert_eq!(find_backing(table, Path::new("/mnt/other")), None);
+        assert_eq!(find_backing(table, Path::new("/mnt")), None);
+        assert_eq!(find_backing(b"garbage\n\n - \\", Path::new("/mnt")), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! The process as a daemon: fork, file limits, capabilities.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+/// What a mounted volume's daemon needs as root: to act on any file as its owner could and give it away, to make
+/// devices, to pass `security.capability` and `trusted.*` on, to unmount. `IPC_LOCK` stays because all memory to come is locked.
+const KEPT: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::IPC_LOCK);
+
+/// The two sides of a fork.
+pub enum Forked {
+    /// The child goes on; it reports through this when it is ready.
+    Child(Ready),
+    /// The parent waits for it.
+    Parent(Waiting),
+}
+
+/// The child's end of the pipe to its parent.
+pub struct Ready(OwnedFd);
+
+/// The parent's end.
+pub struct Waiting {
+    child: Pid,
+    pipe: OwnedFd,
+}
+
+/// Forks, before any thread or key exists.
+///
+/// # Errors
+/// Those of pipe2(2) and fork(2).
+#[allow(unsafe_code)]
+pub fn fork() -> io::Result<Forked> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // SAFETY: fork(2) in a process of one thread leaves the child's memory as consistent as the parent's: no lock is held by
+    // a thread that the child lacks. The caller is the command's main function before it makes threads; `assert_single_threaded`
+    // below makes sure.
+    let pid = {
+        assert_single_threaded()?;
+        unsafe { libc::fork() }
+    };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child(Ready(write))),
+        child => {
+            let child = Pid::from_raw(child).ok_or(io::ErrorKind::Other)?;
+            Ok(Forked::Parent(Waiting { child, pipe: read }))
+        }
+    }
+}
+
+fn assert_single_threaded() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        n => Err(io::Error::other(format!("cannot go to the background with {n} threads running"))),
+    }
+}
+
+impl Ready {
+    /// Leaves the terminal and tells the parent that it may go. Errors and logs must have another place by now.
+    ///
+    /// # Errors
+    /// If /dev/null cannot be opened.
+    pub fn report(self) -> io::Result<()> {
+        // Fails only for a group leader, which a forked child is not.
+        let _ = rustix::process::setsid();
+        std::env::set_current_dir("/")?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        File::from(self.0).write_all(b"+")
+    }
+}
+
+impl Waiting {
+    /// Waits until the child is ready (`None`) or has ended: then its exit code.
+    ///
+    /// # Errors
+    /// Those of waitpid(2).
+    pub fn wait(self) -> io::Result<Option<u8>> {
+        let mut answer = [0];
+        if matches!(File::from(self.pipe).read(&mut answer), Ok(1)) {
+            return Ok(None);
+        }
+        let status = rustix::process::waitpid(Some(self.child), WaitOptions::empty())?;
+        let code = status.and_then(|(_, status)| status.exit_status()).and_then(|code| u8::try_from(code).ok());
+        Ok(Some(code.unwrap_or(1)))
+    }
+}
+
+/// Raises the limit of open files as far as it goes: each open file of the mount costs a descriptor.
+pub fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Gives up what a daemon that runs as root does not need, for good. For the calling thread and those it starts.
+///
+/// # Errors
+/// Those of capset(2) and prctl(2).
+pub fn drop_privileges() -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        // An ordinary user has nothing to give up, and unmounts through a setuid helper that `no_new_privs` would disarm.
+        return Ok(());
+    }
+    let held = rustix::thread::capabilities(None)?;
+    let kept = CapabilitySets {
+        effective: held.effective & KEPT,
+        permitted: held.permitted & KEPT,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(rustix::thread::set_capabilities(None, kept)?)
+}
+
+/// Takes over a descriptor that a parent process passed by number (`--passphrase-fd 3`).
+///
+/// # Errors
+/// EBADF if it is not open.
+#[allow(unsafe_code)]
+pub fn inherited_fd(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only asks about the number; it touches no memory.
+    if number < 0 || unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the number is open (just asked), and nothing else in this process owns it: the user named it for this
+    // one use, and the command calls this before it opens descriptors of its own. 0 to 2 are owned by the standard
+    // streams, which this program neither closes nor reads otherwise once one was named here.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_open_is_refused() {
+        assert_eq!(inherited_fd(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(inherited_fd(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn no_fork_with_threads() {
+        // The test runner has threads.
+        let stop = std::sync::Arc::new(std::sync::Barrier::new(2));
+        let other = stop.clone();
+        let thread = std::thread::spawn(move || other.wait());
+        assert!(fork().is_err());
+        stop.wait();
+        thread.join().unwrap();
+    }
+}
