@@ -23,7 +23,8 @@ pub(super) fn print_keys(description: &Description) {
     for key in description.keys() {
         println!("Master key {}:    id {}, {}, made {}", key.version, key.id, key.state, key.created);
         for slot in &key.slots {
-            let label = if slot.label.is_empty() { String::new() } else { format!(" \"{}\"", slot.label.escape_debug()) };
+            let label =
+                if slot.label.is_empty() { String::new() } else { format!(" \"{}\"", slot.label.escape_debug()) };
             println!("  slot {}: {}{label}, made {}", slot.id, slot.provider.escape_debug(), slot.created);
         }
     }

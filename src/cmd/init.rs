@@ -13,11 +13,12 @@ pub(super) fn run(args: Init) -> Result<ExitCode> {
     // Before anything is asked for or made: a directory that cannot become a volume.
     Volume::check_vacant(&args.backing)?;
     let provider = credentials::new(&credential, &args.argon)?;
-    let (volume, unlocked) =
-        Volume::create(&args.backing, &[NewSlot { provider: &*provider, label: &args.label }])?;
+    let (volume, unlocked) = Volume::create(&args.backing, &[NewSlot { provider: &*provider, label: &args.label }])?;
     println!("Made volume {} in {}.", volume.description().uuid(), args.backing.display());
     println!("Key slot {}: {}.", unlocked.slot(), provider.describe());
-    println!("Without a key slot that opens, nothing can bring the data back: keep the credential safe, or add a second");
+    println!(
+        "Without a key slot that opens, nothing can bring the data back: keep the credential safe, or add a second"
+    );
     println!("slot with: envelopefs key add {}", args.backing.display());
     Ok(ExitCode::SUCCESS)
 }

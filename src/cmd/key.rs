@@ -34,6 +34,8 @@ pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
     let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, None)?;
     volume.remove_slot(&unlocked, args.slot)?;
     println!("Removed key slot {}.", args.slot);
-    println!("Whoever kept a copy of the volume's description and has the slot's credential can still unwrap the master key.");
+    println!(
+        "Whoever kept a copy of the volume's description and has the slot's credential can still unwrap the master key."
+    );
     Ok(ExitCode::SUCCESS)
 }

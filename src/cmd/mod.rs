@@ -91,7 +91,9 @@ fn sources(error: &dyn std::error::Error) -> Vec<String> {
 impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
         let code = match &error {
-            VolumeError::NoSlotFor { .. } | VolumeError::NoneOpens { .. } | VolumeError::StillLocked(_) => Code::WrongKey,
+            VolumeError::NoSlotFor { .. } | VolumeError::NoneOpens { .. } | VolumeError::StillLocked(_) => {
+                Code::WrongKey
+            }
             VolumeError::WrongKind { .. }
             | VolumeError::TooLarge(_)
             | VolumeError::Malformed(_)
@@ -100,7 +102,9 @@ impl From<VolumeError> for Failure {
             | VolumeError::Changed { .. }
             | VolumeError::VolumeKey => Code::Damaged,
             VolumeError::InUse { .. } | VolumeError::Raced => Code::InUse,
-            VolumeError::NotAVolume(_) | VolumeError::AlreadyAVolume(_) | VolumeError::NotEmpty { .. } => Code::NotAVolume,
+            VolumeError::NotAVolume(_) | VolumeError::AlreadyAVolume(_) | VolumeError::NotEmpty { .. } => {
+                Code::NotAVolume
+            }
             VolumeError::UnknownFormat(_) | VolumeError::UnknownFeature(_) => Code::Unsupported,
             VolumeError::Io { .. }
             | VolumeError::OtherVolume { .. }

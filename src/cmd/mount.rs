@@ -19,14 +19,16 @@ pub(super) fn run(args: Mount) -> Result<ExitCode> {
     let options = options::parse(&args)?;
     // Before the fork, so that relative paths mean what they say.
     let backing = args.backing.canonicalize().map_err(|error| {
-        Failure::new(Code::NotAVolume, format!("there is no backing directory {}", args.backing.display())).because(&error)
+        Failure::new(Code::NotAVolume, format!("there is no backing directory {}", args.backing.display()))
+            .because(&error)
     })?;
     let mountpoint = check_mountpoint(&args.mountpoint, &backing, options.non_empty)?;
     check_fuse()?;
     if args.foreground {
         return serve(&args, options, &backing, &mountpoint, None);
     }
-    let cannot_fork = |error: std::io::Error| Failure::new(Code::Failure, "cannot go to the background").because(&error);
+    let cannot_fork =
+        |error: std::io::Error| Failure::new(Code::Failure, "cannot go to the background").because(&error);
     match process::fork().map_err(cannot_fork)? {
         Forked::Child(ready) => serve(&args, options, &backing, &mountpoint, Some(ready)),
         // The child has said why, if it ended.
@@ -96,8 +98,9 @@ fn open_fs(
         commit_on_flush: true,
     };
     let fs = Fs::new(root, ring, options).map_err(|error| match error.errno() {
-        libc::EROFS => Failure::new(Code::Mount, "the backing filesystem is read-only")
-            .remedy("mount the volume read-only: -o ro"),
+        libc::EROFS => {
+            Failure::new(Code::Mount, "the backing filesystem is read-only").remedy("mount the volume read-only: -o ro")
+        }
         _ => Failure::from(error),
     })?;
     Ok(std::sync::Arc::new(fs))
@@ -132,7 +135,8 @@ fn check_mountpoint(mountpoint: &Path, backing: &Path, non_empty: bool) -> Resul
         }
     })?;
     if resolved.starts_with(backing) || backing.starts_with(&resolved) {
-        let fact = format!("the mountpoint {shown} and the backing directory {} lie one in the other", backing.display());
+        let fact =
+            format!("the mountpoint {shown} and the backing directory {} lie one in the other", backing.display());
         return Err(Failure::new(Code::Mount, fact).remedy("choose a mountpoint apart from the backing directory"));
     }
     let mut entries = std::fs::read_dir(&resolved).map_err(|error| {

@@ -22,9 +22,31 @@ pub(super) struct MountOptions {
 
 /// Options of mount(8) and systemd that mean nothing to a mounted filesystem, or what is done anyway.
 const IGNORED: &[&[u8]] = &[
-    b"rw", b"default_permissions", b"exec", b"nosuid", b"nodev", b"atime", b"relatime", b"norelatime", b"strictatime",
-    b"diratime", b"async", b"auto", b"noauto", b"user", b"nouser", b"users", b"owner", b"group", b"nofail", b"_netdev", b"defaults",
-    b"mand", b"nomand", b"silent", b"loud",
+    b"rw",
+    b"default_permissions",
+    b"exec",
+    b"nosuid",
+    b"nodev",
+    b"atime",
+    b"relatime",
+    b"norelatime",
+    b"strictatime",
+    b"diratime",
+    b"async",
+    b"auto",
+    b"noauto",
+    b"user",
+    b"nouser",
+    b"users",
+    b"owner",
+    b"group",
+    b"nofail",
+    b"_netdev",
+    b"defaults",
+    b"mand",
+    b"nomand",
+    b"silent",
+    b"loud",
 ];
 
 /// Reads the options in order: of two that contradict each other, the later one counts.

@@ -250,9 +250,9 @@ impl Check<'_> {
                 self.found(path, "an extended attribute's name fails authentication", true);
                 continue;
             };
-            let opened = dir.get_xattr(entry, attribute).map(|sealed| {
-                crate::crypto::aead::open_value(self.fs.ring.xattr_value_key(), &plain, &sealed).is_ok()
-            });
+            let opened = dir
+                .get_xattr(entry, attribute)
+                .map(|sealed| crate::crypto::aead::open_value(self.fs.ring.xattr_value_key(), &plain, &sealed).is_ok());
             if !matches!(opened, Ok(true)) {
                 let shown = OsString::from_vec(plain);
                 self.found(path, format!("the extended attribute user.{} fails authentication", shown.display()), true);
@@ -260,13 +260,7 @@ impl Check<'_> {
         }
     }
 
-    fn verify_symlink(
-        &self,
-        dir: &Arc<dyn BackingDir>,
-        entry: &OsStr,
-        path: &Path,
-        targets: &mut HashSet<OsString>,
-    ) {
+    fn verify_symlink(&self, dir: &Arc<dyn BackingDir>, entry: &OsStr, path: &Path, targets: &mut HashSet<OsString>) {
         let opened = dir.read_link(entry).map_err(FsError::from).and_then(|text| {
             let sealed = match name::target_file(&text) {
                 None => name::inline_target(&text)?,
@@ -314,9 +308,8 @@ impl Check<'_> {
     fn verify_file(&self, job: &Job) -> std::result::Result<(), FileError> {
         let raw = job.dir.open_file(&job.entry, Access::Read)?;
         let file = File::open(raw, self.fs.ring.clone())?;
-        file.verify(
-            &mut |damage| self.found(&job.path, damage.to_string(), true),
-            &mut |bytes| self.reporter.verified(bytes),
-        )
+        file.verify(&mut |damage| self.found(&job.path, damage.to_string(), true), &mut |bytes| {
+            self.reporter.verified(bytes)
+        })
     }
 }

@@ -53,7 +53,8 @@ impl SessionOptions {
     fn to_config(&self) -> Config {
         let mut options = vec![
             MountOption::FSName(self.source.clone()),
-            MountOption::Subtype("envelopefs".into()),
+            // Not as `Subtype`, which the library leaves out where it calls mount(2) itself.
+            MountOption::CUSTOM("subtype=envelopefs".into()),
             MountOption::DefaultPermissions,
             if self.read_only { MountOption::RO } else { MountOption::RW },
             if self.suid { MountOption::Suid } else { MountOption::NoSuid },
