@@ -45,13 +45,10 @@ pub struct Waiting {
 #[allow(unsafe_code)]
 pub fn fork() -> io::Result<Forked> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    assert_single_threaded()?;
     // SAFETY: fork(2) in a process of one thread leaves the child's memory as consistent as the parent's: no lock is held by
-    // a thread that the child lacks. The caller is the command's main function before it makes threads; `assert_single_threaded`
-    // below makes sure.
-    let pid = {
-        assert_single_threaded()?;
-        unsafe { libc::fork() }
-    };
+    // a thread that the child lacks. That there is only one was just made sure.
+    let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child(Ready(write))),
