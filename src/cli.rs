@@ -122,8 +122,7 @@ pub struct Mount {
     #[command(flatten)]
     pub credentials: Credentials,
     /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, [no]exec, [no]suid, [no]dev,
-    /// [no]atime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH,
-    /// write_cache=through|back.
+    /// [no]atime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
     pub options: Vec<OsString>,
     /// Stay in the foreground; messages go to standard error.
@@ -135,9 +134,6 @@ pub struct Mount {
     /// Append messages to this file instead of sending them to the system log.
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
-    /// How the kernel passes writes on: each at once, or collected in its cache.
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub write_cache: Option<WriteCache>,
     /// As mount(8) passes it; of no effect.
     #[arg(short = 'n', hide = true)]
     pub no_mtab: bool,
@@ -150,15 +146,6 @@ pub struct Mount {
     /// As mount(8) passes it; of no effect.
     #[arg(short = 't', hide = true, value_name = "TYPE")]
     pub fs_type: Option<String>,
-}
-
-/// What becomes of a program's writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WriteCache {
-    /// Each write is passed on before it returns.
-    Through,
-    /// The kernel collects writes and passes them on later, at the latest at fsync or close.
-    Back,
 }
 
 /// `envelopefs umount`

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::{Code, Failure, Result};
-use crate::cli::{Mount, WriteCache};
+use crate::cli::Mount;
 use crate::fuse::session::SessionOptions;
 
 /// What the options of a mount come to.
@@ -62,9 +62,6 @@ pub(super) fn parse(args: &Mount) -> Result<MountOptions> {
     for option in args.options.iter().filter(|option| !option.is_empty()) {
         parsed.take(option)?;
     }
-    if let Some(cache) = args.write_cache {
-        parsed.session.write_back = cache == WriteCache::Back;
-    }
     Ok(parsed)
 }
 
@@ -115,13 +112,6 @@ impl MountOptions {
                 let threads = text.parse().ok().filter(|n| (1..=64).contains(n));
                 self.session.threads = threads.ok_or_else(|| bad("a number from 1 to 64"))?;
             }
-            b"write_cache" => {
-                self.session.write_back = match text {
-                    "through" => false,
-                    "back" => true,
-                    _ => return Err(bad("through or back")),
-                }
-            }
             extra if extra.starts_with(b"x-") || extra.starts_with(b"X-") || extra == b"comment" => {}
             _ => return Err(unknown(option)),
         }
@@ -167,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_or_not_meant_is_refused() {
-        for bad in ["nonsense", "allow_others", "threads=0", "threads=x", "volume_id=1", "write_cache=maybe", "ro=1"] {
+        for bad in ["nonsense", "allow_others", "threads=0", "threads=x", "volume_id=1", "ro=1"] {
             let failure = parsed(bad).err().expect(bad);
             assert_eq!(failure.code, Code::Usage);
             assert!(failure.fact.contains(bad), "{failure}");

@@ -41,12 +41,11 @@ thread_local! {
 /// Serves one mounted [`Fs`] to the kernel.
 pub(crate) struct Adapter {
     fs: Arc<Fs>,
-    write_back: bool,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>, write_back: bool) -> Self {
-        Adapter { fs, write_back }
+    pub(crate) fn new(fs: Arc<Fs>) -> Self {
+        Adapter { fs }
     }
 }
 
@@ -210,7 +209,9 @@ fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let mut wanted = InitFlags::FUSE_ASYNC_READ
+        // Not FUSE_WRITEBACK_CACHE: with it the kernel answers for sizes and times, asks for data and holes without sending what it
+        // still keeps (measured on Linux 6.18), and passes large sequential writes on more slowly.
+        let wanted = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_BIG_WRITES
             | InitFlags::FUSE_MAX_PAGES
             | InitFlags::FUSE_ATOMIC_O_TRUNC
@@ -222,9 +223,6 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO;
-        if self.write_back {
-            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
-        }
         for flag in wanted.iter() {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not offer a FUSE capability; going on without it");

@@ -45,8 +45,6 @@ pub struct SessionOptions {
     pub dir_sync: bool,
     /// Event threads; 0 chooses by the number of processors.
     pub threads: usize,
-    /// The kernel collects writes and sends them later (`FUSE_WRITEBACK_CACHE`).
-    pub write_back: bool,
 }
 
 impl SessionOptions {
@@ -103,7 +101,7 @@ pub struct Mounted {
 /// Those of mount(2) or of fusermount3.
 pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &SessionOptions) -> io::Result<Mounted> {
     let mountpoint = mountpoint.canonicalize()?;
-    let adapter = Adapter::new(fs.clone(), options.write_back);
+    let adapter = Adapter::new(fs.clone());
     let session = Session::new(adapter, &mountpoint, &options.to_config())?;
     Ok(Mounted { session, fs, mountpoint })
 }
