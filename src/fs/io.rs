@@ -148,7 +148,7 @@ impl Fs {
             self.clear_suid_sgid_now(&handle.inode)?;
         }
         let file = &handle.open.file;
-        file.write_at(offset, data, how.from_cache)?;
+        file.write_at(offset, data, false)?;
         match (handle.sync, self.options.commit_on_flush) {
             (true, _) => Ok(file.commit(Durability::Data)?),
             (false, true) => Ok(()),
@@ -156,7 +156,7 @@ impl Fs {
         }
     }
 
-    /// A handle that may be written through. The kernel's write-back cache writes through any handle of the inode.
+    /// A handle that may be written through. The kernel passes a shared memory map's pages on through any handle of the inode.
     fn writable_handle(&self, handle: HandleId, any: bool) -> Result<Arc<FileHandle>> {
         self.check_writable()?;
         let handle = self.handles.file(handle)?;

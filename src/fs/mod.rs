@@ -111,7 +111,7 @@ pub struct OpenHow {
 /// How one write is done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WriteHow {
-    /// Comes from the kernel's write-back cache, which owns the mtime.
+    /// Comes from a shared memory map by way of the kernel's page cache, through any handle.
     pub from_cache: bool,
     /// Clear suid and sgid (`FUSE_WRITE_KILL_SUIDGID`).
     pub kill_suid_sgid: bool,
