@@ -144,7 +144,7 @@ impl Mounted {
             }
         })?;
 
-        let outcome = session.run();
+        let outcome = serve(session);
         drop(stop_commits);
         stop_signals.close();
         let _ = committer.join();
@@ -152,6 +152,19 @@ impl Mounted {
         let committed = fs.shut_down().map_err(|error| io::Error::other(error.to_string()));
         outcome.and(committed)
     }
+}
+
+/// Runs the event threads to their end and leaves the mount point alone.
+///
+/// fuser 0.18 would unmount it by path at the end of a session, even one that ended because the mount did (its check
+/// whether it is still mounted has the answer reversed, see its `is_mounted`). By then another session may be mounted
+/// there, and would lose its mount: so what it keeps for that is forgotten, not dropped.
+fn serve(session: Session<Adapter>) -> io::Result<()> {
+    let mut background = session.spawn()?;
+    let nothing = std::thread::Builder::new().spawn(|| Ok(()))?;
+    let events = std::mem::replace(&mut background.guard, nothing);
+    std::mem::forget(background);
+    events.join().unwrap_or_else(|_| Err(io::Error::other("an event thread panicked")))
 }
 
 /// The first signal unmounts, or detaches a mount that is in use and leaves it to those who use it; a further one
