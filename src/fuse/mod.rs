@@ -100,7 +100,7 @@ fn from_system_time(time: SystemTime) -> Timestamp {
         Ok(after) => Timestamp { secs: bounded(after.as_secs()), nanos: after.subsec_nanos() },
         Err(error) => {
             let before = error.duration();
-            Timestamp { secs: -bounded(before.as_secs()), nanos: before.subsec_nanos() }
+            Timestamp { secs: 0i64.saturating_sub_unsigned(before.as_secs()), nanos: before.subsec_nanos() }
         }
     }
 }
@@ -662,6 +662,8 @@ mod tests {
         assert_eq!(from_system_time(decoded), Timestamp { secs: -2, nanos: 500_000_000 });
         let decoded = UNIX_EPOCH + Duration::new(2, 5);
         assert_eq!(from_system_time(decoded), Timestamp { secs: 2, nanos: 5 });
+        let decoded = UNIX_EPOCH - Duration::new(1 << 63, 0);
+        assert_eq!(from_system_time(decoded), Timestamp { secs: i64::MIN, nanos: 0 });
     }
 
     #[test]

@@ -117,11 +117,14 @@ impl Mounted {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let stop_signals = signals.handle();
         let on_signal = {
-            let mountpoint = mountpoint.clone();
+            let (mountpoint, fs) = (mountpoint.clone(), fs.clone());
             std::thread::Builder::new().name("signals".into()).spawn(move || {
                 for (before, signal) in signals.forever().enumerate() {
                     tracing::info!(signal, "asked to end");
-                    unmount_for_signal(&mountpoint, before);
+                    match before {
+                        0 => unmount_for_signal(&mountpoint),
+                        _ => end_at_once(&fs),
+                    }
                 }
             })?
         };
@@ -167,18 +170,22 @@ fn serve(session: Session<Adapter>) -> io::Result<()> {
     events.join().unwrap_or_else(|_| Err(io::Error::other("an event thread panicked")))
 }
 
-/// The first signal unmounts, or detaches a mount that is in use and leaves it to those who use it; a further one
-/// ends the session under them.
-fn unmount_for_signal(mountpoint: &Path, signals_before: usize) {
-    let attempt =
-        if signals_before == 0 { unmount(mountpoint, Unmount::Normal) } else { Err(io::ErrorKind::Other.into()) };
-    if let Err(error) = attempt {
-        let how = if signals_before == 0 { Unmount::Lazy } else { Unmount::Force };
-        tracing::warn!(%error, ?how, "the mount is in use");
-        if let Err(error) = unmount(mountpoint, how) {
-            tracing::error!(%error, "could not unmount");
-        }
+/// Unmounts, or detaches a mount that is in use and leaves it to those who use it.
+fn unmount_for_signal(mountpoint: &Path) {
+    let Err(error) = unmount(mountpoint, Unmount::Normal) else { return };
+    tracing::warn!(%error, "the mount is in use: detached, it ends with its last user; a second signal ends it at once");
+    if let Err(error) = unmount(mountpoint, Unmount::Lazy) {
+        tracing::error!(%error, "could not unmount");
     }
+}
+
+/// Ends the process, and with it the session under whoever uses it, once all they wrote is handed over. Nothing that works by the
+/// mountpoint's path would do: the path may be another session's by now.
+fn end_at_once(fs: &Fs) -> ! {
+    if let Err(error) = fs.shut_down() {
+        tracing::error!("pending changes could not be written: {error}");
+    }
+    std::process::exit(1)
 }
 
 /// Ways to unmount.
@@ -188,8 +195,6 @@ pub enum Unmount {
     Normal,
     /// The mount goes from the tree now and ends with its last user.
     Lazy,
-    /// Open files are cut off.
-    Force,
 }
 
 /// Unmounts: by umount2(2) for root, through fusermount3 for others.
@@ -200,7 +205,6 @@ pub fn unmount(mountpoint: &Path, how: Unmount) -> io::Result<()> {
     let flags = match how {
         Unmount::Normal => UnmountFlags::empty(),
         Unmount::Lazy => UnmountFlags::DETACH,
-        Unmount::Force => UnmountFlags::FORCE | UnmountFlags::DETACH,
     };
     match rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
         Err(rustix::io::Errno::PERM) => {}
