@@ -200,7 +200,7 @@ impl Fs {
     ///
     /// # Errors
     /// EBADF on a handle not open for writing, EINVAL for no bytes, EFBIG, ENOSPC.
-    pub fn fallocate(&self, handle: HandleId, offset: u64, len: u64, how: Fallocate) -> Result<()> {
+    pub fn fallocate(&self, caller: &Caller, handle: HandleId, offset: u64, len: u64, how: Fallocate) -> Result<()> {
         let handle = self.writable_handle(handle, false)?;
         if len == 0 {
             return Err(posix(libc::EINVAL));
@@ -214,6 +214,8 @@ impl Fs {
             Fallocate::PunchHole => file.punch_hole(offset, len)?,
             Fallocate::ZeroRange { keep_size } => file.zero_range(offset, len, keep_size)?,
         }
+        // As with a truncation, the kernel leaves this to us and does not ask for it.
+        self.clear_suid_sgid(caller, &handle.inode)?;
         self.settle(&handle)
     }
 
@@ -245,6 +247,7 @@ impl Fs {
     /// EINVAL if the ranges are in one file and overlap; those of reading and writing if nothing was copied.
     pub fn copy_file_range(
         &self,
+        caller: &Caller,
         from: HandleId,
         from_offset: u64,
         to: HandleId,
@@ -270,6 +273,7 @@ impl Fs {
                 Err(_) => break,
             }
         }
+        self.clear_suid_sgid(caller, &target.inode)?;
         if target.sync {
             target.open.file.commit(Durability::Data)?;
         }

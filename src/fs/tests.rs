@@ -295,10 +295,32 @@ fn copies_keep_holes() {
     let (to_entry, to) = fs.create(&ROOT, Ino::ROOT, os("to"), 0o600, 0, WRITE).unwrap();
     fs.write(to, 0, &[9; 8192], WriteHow::default()).unwrap();
     let len = (10 << 20) + 4096;
-    assert_eq!(fs.copy_file_range(from, 0, to, 0, len + 77).unwrap(), len);
+    assert_eq!(fs.copy_file_range(&ROOT, from, 0, to, 0, len + 77).unwrap(), len);
     assert_eq!(fs.lseek(to, 0, Seek::Data).unwrap(), 10 << 20);
     assert!(fs.getattr(to_entry.attr.ino).unwrap().blocks < 100);
-    assert_eq!(errno(fs.copy_file_range(to, 0, to, 100, 200)), libc::EINVAL);
+    assert_eq!(errno(fs.copy_file_range(&ROOT, to, 0, to, 100, 200)), libc::EINVAL);
+}
+
+#[test]
+fn allocating_and_copying_clear_suid_unless_root_does_it() {
+    let scratch = Scratch::new();
+    let fs = scratch.mount();
+    let other = Caller { uid: 65534, gid: 65534, pid: 0 };
+    let (entry, handle) = fs.create(&ROOT, Ino::ROOT, os("f"), 0o600, 0, WRITE).unwrap();
+    fs.write(handle, 0, &[1; 8192], WriteHow::default()).unwrap();
+    let set = || fs.setattr(&ROOT, entry.attr.ino, &SetAttr { mode: Some(0o6755), ..KEEP }).map(drop).unwrap();
+    let mode = || fs.getattr(entry.attr.ino).unwrap().mode;
+    for how in [Fallocate::Allocate { keep_size: true }, Fallocate::PunchHole, Fallocate::ZeroRange { keep_size: true }]
+    {
+        set();
+        fs.fallocate(&ROOT, handle, 0, 4096, how).unwrap();
+        assert_eq!(mode(), 0o6755, "{how:?} by root");
+        fs.fallocate(&other, handle, 0, 4096, how).unwrap();
+        assert_eq!(mode(), 0o755, "{how:?}");
+    }
+    set();
+    fs.copy_file_range(&other, handle, 0, handle, 4096, 4096).unwrap();
+    assert_eq!(mode(), 0o755);
 }
 
 #[test]

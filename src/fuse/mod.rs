@@ -587,7 +587,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let Some(how) = fallocate_how(mode) else { return reply.error(Errno::EOPNOTSUPP) };
-        match self.fs.fallocate(handle(fh), offset, length, how) {
+        match self.fs.fallocate(&caller(req), handle(fh), offset, length, how) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fallocate", req, number, &error)),
         }
@@ -621,7 +621,7 @@ impl Filesystem for Adapter {
     ) {
         // The reply has 32 bits: the kernel asks again for the rest.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
-        match self.fs.copy_file_range(handle(fh_in), offset_in, handle(fh_out), offset_out, len) {
+        match self.fs.copy_file_range(&caller(req), handle(fh_in), offset_in, handle(fh_out), offset_out, len) {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(failed("copy_file_range", req, ino_in, &error)),
         }

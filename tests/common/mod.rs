@@ -164,7 +164,12 @@ impl Mount {
 
     /// Unmounts and insists that the daemon ends well.
     pub fn unmount(mut self) {
-        succeed(Command::new(PROGRAM).arg("umount").arg(&self.mountpoint));
+        // A child that another test thread forks right now has our descriptors until it calls exec.
+        let start = Instant::now();
+        while !run(Command::new(PROGRAM).arg("umount").arg(&self.mountpoint)).status.success() {
+            assert!(start.elapsed() < Duration::from_secs(10), "cannot unmount: {}", self.users());
+            std::thread::sleep(Duration::from_millis(100));
+        }
         self.mounted = false;
         let status = self.wait();
         assert!(status.success(), "the daemon ended with {status}: {}", self.log_text());
@@ -176,6 +181,21 @@ impl Mount {
         self.daemon.wait().expect("wait");
         succeed(Command::new("umount").arg("-l").arg(&self.mountpoint));
         self.mounted = false;
+    }
+
+    /// Who still uses the mount, for messages.
+    fn users(&self) -> String {
+        let under = format!("{}/", self.mountpoint.display());
+        let mut users = String::new();
+        for link in ["cwd", "root"].into_iter().map(String::from).chain((0..64).map(|fd| format!("fd/{fd}"))) {
+            for process in fs::read_dir("/proc").expect("proc").flatten() {
+                let target = fs::read_link(process.path().join(&link)).unwrap_or_default();
+                if target.starts_with(&under) || target == self.mountpoint {
+                    users += &format!("{} {link} {}; ", process.path().display(), target.display());
+                }
+            }
+        }
+        users
     }
 
     fn wait(&mut self) -> std::process::ExitStatus {

@@ -52,6 +52,10 @@ fn an_ordinary_users_write_clears_suid_and_sgid() {
             ("open", ": > open"),
             ("allocate", "fallocate -l 100000 allocate"),
             ("punch", "fallocate -p -o 0 -l 4096 punch"),
+            (
+                "copy",
+                "python3 -c 'import os; f = os.open(\"copy\", os.O_RDWR); os.copy_file_range(f, f, 4096, 0, 4096)'",
+            ),
         ] {
             let path = dir.join(name);
             fs::write(&path, vec![1; 10_000]).unwrap();
@@ -208,6 +212,20 @@ fn times_to_the_nanosecond_before_and_after_the_epoch() {
             }
         },
     );
+}
+
+#[test]
+fn times_that_no_filesystem_stores_do_no_harm() {
+    on_mount(|dir| {
+        let path = dir.join("file");
+        fs::write(&path, "x").unwrap();
+        for secs in [i64::MIN, i64::MIN + 1, -(1 << 40), 1 << 40, i64::MAX] {
+            let time = Timespec { tv_sec: secs, tv_nsec: 999_999_999 };
+            let times = Timestamps { last_access: time, last_modification: time };
+            let _ = rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty());
+            assert_eq!(fs::read(&path).unwrap(), b"x", "the mount answers after {secs}");
+        }
+    });
 }
 
 #[test]

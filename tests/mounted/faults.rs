@@ -103,7 +103,8 @@ fn a_full_disk_says_enospc_and_loses_nothing() {
         let now = fs::read(path(i)).unwrap();
         assert!(now[..size(i)] == contents(i, size(i)), "file {i} after a refused append");
     }
-    for i in (0..count).filter(|i| i % 2 == 0) {
+    let kept = |i: &u64| i % 2 == 1 && i % 8 != 3;
+    for i in (0..count).filter(|i| !kept(i)) {
         fs::remove_file(path(i)).unwrap();
     }
     fs::remove_file(path(count)).unwrap();
@@ -118,7 +119,7 @@ fn a_full_disk_says_enospc_and_loses_nothing() {
     for i in 2000..2010 {
         assert!(fs::read(path_in(&mount, i)).unwrap() == contents(i, 500_000), "file {i}");
     }
-    for i in (0..count).filter(|i| i % 2 == 1) {
+    for i in (0..count).filter(kept) {
         assert!(fs::read(path_in(&mount, i)).unwrap()[..size(i)] == contents(i, size(i)), "file {i}");
     }
     mount.unmount();
@@ -195,7 +196,11 @@ for i in range(start, start + 100000):
                 command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(150 + 170 * round));
+        let closed_files = || fs::read_to_string(&log).unwrap_or_default().matches('=').count();
+        while closed_files() < 20 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(100 * round));
         mount.kill();
         for mut writer in writers {
             writer.wait().unwrap();
@@ -204,7 +209,6 @@ for i in range(start, start + 100000):
         let logged = fs::read_to_string(&log).unwrap();
         let closed: Vec<u64> =
             logged.lines().filter_map(|line| line.strip_prefix('=')).map(|n| n.parse().unwrap()).collect();
-        assert!(!closed.is_empty() || round == 0);
         for &i in &closed {
             let mut want = format!("{i}:").into_bytes();
             let size = [10, 300, 5000, 40_000, 300_000, 2_500_000][i as usize % 6];
