@@ -99,7 +99,7 @@ impl Fs {
     /// file's, with its plain size.
     fn attr(&self, inode: &Inode, stat: &Stat, spot: Option<&Spot>) -> Result<Attr> {
         let size = match (stat.kind, spot) {
-            (Kind::File, Some(_)) => match inode.size_override() {
+            (Kind::File, Some(_)) => match inode.size_override(stat.size) {
                 Some(size) => size,
                 // No plain size gives such a length: a torn or damaged file. Opening it tells which.
                 None => file::plain_len(stat.size).unwrap_or(stat.size),

@@ -45,9 +45,15 @@ pub(super) struct Inode {
     pub(super) dir_id_making: Mutex<()>,
     /// Whether a directory has a default ACL: see [`DefaultAcl`].
     default_acl: AtomicU8,
-    /// Plain size that overrides the stored length's, plus one; 0 = none. Set on a read-only mount when a backing file
-    /// has bytes behind its sealed size that cannot be cut.
-    size_override: AtomicU64,
+    /// Set when a backing file has bytes behind its sealed size that cannot be cut (a read-only mount).
+    size_override: Mutex<Option<SizeOverride>>,
+}
+
+/// The plain size of a backing file whose length says another; void once its length is a different one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SizeOverride {
+    pub(super) stored: u64,
+    pub(super) plain: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +94,7 @@ pub(super) enum DefaultAcl {
 }
 
 impl Inode {
-    fn new(ino: Ino, kind: Kind, generation: u64) -> Self {
+    fn new(ino: Ino, kind: Kind, generation: u64, size_override: Option<SizeOverride>) -> Self {
         Inode {
             ino,
             kind,
@@ -99,7 +105,7 @@ impl Inode {
             dir_id: OnceLock::new(),
             dir_id_making: Mutex::new(()),
             default_acl: AtomicU8::new(DefaultAcl::Unknown as u8),
-            size_override: AtomicU64::new(0),
+            size_override: Mutex::new(size_override),
         }
     }
 
@@ -158,12 +164,10 @@ impl Inode {
         self.default_acl.store(known as u8, Ordering::Release);
     }
 
-    pub(super) fn size_override(&self) -> Option<u64> {
-        self.size_override.load(Ordering::Acquire).checked_sub(1)
-    }
-
-    pub(super) fn set_size_override(&self, size: u64) {
-        self.size_override.store(size.saturating_add(1), Ordering::Release);
+    /// The plain size to show for a backing file of this length, if it is not the one that the length gives.
+    pub(super) fn size_override(&self, stored: u64) -> Option<u64> {
+        let size = (*self.size_override.lock())?;
+        (size.stored == stored).then_some(size.plain)
     }
 }
 
@@ -174,12 +178,15 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub(super) struct InodeTable {
     shards: [Mutex<HashMap<Ino, Arc<Inode>>>; SHARDS],
+    /// Every size override, kept over the life of its inode: told of a wrong size, the kernel forgets the inode and only then
+    /// looks it up again. Locked after a shard.
+    overrides: Mutex<HashMap<Ino, SizeOverride>>,
 }
 
 impl InodeTable {
     /// A table with the root in it, which is never forgotten.
     pub(super) fn new() -> Self {
-        let table = InodeTable { shards: std::array::from_fn(|_| Mutex::default()) };
+        let table = InodeTable { shards: std::array::from_fn(|_| Mutex::default()), overrides: Mutex::default() };
         table.acquire(Ino::ROOT, Kind::Dir, None);
         table
     }
@@ -201,11 +208,14 @@ impl InodeTable {
             // Another kind under a known number: the backing inode was replaced behind our back.
             MapEntry::Occupied(mut known) if known.get().kind != kind => {
                 let generation = known.get().generation.load(Ordering::Relaxed) + 1;
-                known.insert(Arc::new(Inode::new(ino, kind, generation)));
+                known.insert(Arc::new(Inode::new(ino, kind, generation, None)));
                 known.get().clone()
             }
             MapEntry::Occupied(known) => known.get().clone(),
-            MapEntry::Vacant(place) => place.insert(Arc::new(Inode::new(ino, kind, 0))).clone(),
+            MapEntry::Vacant(place) => {
+                let size = self.overrides.lock().get(&ino).copied();
+                place.insert(Arc::new(Inode::new(ino, kind, 0, size))).clone()
+            }
         };
         inode.references.fetch_add(1, Ordering::Relaxed);
         drop(shard);
@@ -219,6 +229,12 @@ impl InodeTable {
     pub(super) fn reference(&self, inode: &Inode) {
         let _shard = self.shard(inode.ino).lock();
         inode.references.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Shows a plain size other than the stored length says, now and whenever the inode is found again.
+    pub(super) fn override_size(&self, inode: &Inode, size: SizeOverride) {
+        self.overrides.lock().insert(inode.ino, size);
+        *inode.size_override.lock() = Some(size);
     }
 
     /// Takes references back; the inode goes with the last one.
@@ -250,6 +266,17 @@ mod tests {
         assert!(table.find(Ino(7)).is_none());
         table.release(Ino::ROOT, 100);
         assert!(table.find(Ino::ROOT).is_some());
+    }
+
+    #[test]
+    fn a_size_override_outlives_its_inode() {
+        let table = InodeTable::new();
+        let first = table.acquire(Ino(7), Kind::File, None);
+        table.override_size(&first, SizeOverride { stored: 400, plain: 100 });
+        table.release(Ino(7), 1);
+        let again = table.acquire(Ino(7), Kind::File, None);
+        assert_eq!((again.size_override(400), again.size_override(399)), (Some(100), None));
+        assert_eq!(table.acquire(Ino(8), Kind::File, None).size_override(400), None);
     }
 
     #[test]

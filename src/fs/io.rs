@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 
 use super::handle::FileHandle;
-use super::inode::{Inode, InodeTable, OpenFile};
+use super::inode::{Inode, InodeTable, OpenFile, SizeOverride};
 use super::{Caller, Fallocate, Fs, HandleId, Ino, Kind, OpenHow, Result, Seek, WriteHow, posix};
 use crate::file::{self, File};
 use crate::store::{Access, BackingFile, Durability};
@@ -70,7 +70,10 @@ impl Fs {
         let (raw, writable) = self.open_backing_widely(inode, write)?;
         let file = File::open(raw.clone(), self.ring.clone())?;
         if file.excess() {
-            return Err(self.mend_excess(inode, &file, writable));
+            let stored = raw.stat()?.size;
+            if writable || inode.size_override(stored) != Some(file.len()) {
+                return Err(self.mend_excess(inode, &file, stored, writable));
+            }
         }
         let open = Arc::new(OpenFile { file, raw: RwLock::new(raw), writable: AtomicBool::new(writable) });
         state.file = Some(open.clone());
@@ -97,20 +100,18 @@ impl Fs {
 
     /// Deals with bytes behind the sealed size: cut, or left out of sight on a read-only mount. Either way the kernel
     /// holds a wrong size, and the error makes it ask again for an inode of a new generation.
-    fn mend_excess(&self, inode: &Inode, file: &File, writable: bool) -> super::FsError {
-        if inode.size_override() != Some(file.len()) || writable {
-            tracing::warn!(
-                inode = inode.ino.0,
-                size = file.len(),
-                writable,
-                "a backing file is longer than its sealed size: left by an interrupted truncation, or extended"
-            );
-        }
+    fn mend_excess(&self, inode: &Inode, file: &File, stored: u64, writable: bool) -> super::FsError {
+        tracing::warn!(
+            inode = inode.ino.0,
+            size = file.len(),
+            writable,
+            "a backing file is longer than its sealed size: left by an interrupted truncation, or extended"
+        );
         if writable && let Err(error) = file.cut_excess() {
             return error.into();
         }
         if !writable {
-            inode.set_size_override(file.len());
+            self.inodes.override_size(inode, SizeOverride { stored, plain: file.len() });
         }
         inode.generation.fetch_add(1, Ordering::Relaxed);
         posix(libc::ESTALE)
