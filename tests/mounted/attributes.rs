@@ -199,6 +199,8 @@ fn times_to_the_nanosecond_before_and_after_the_epoch() {
                         _ => std::os::unix::fs::symlink("x", &path).unwrap(),
                     }
                     set_times(&path, time, time);
+                    let metadata = fs::symlink_metadata(&path).unwrap();
+                    assert_eq!((metadata.atime(), metadata.atime_nsec()), (secs, nanos), "atime of {kind} {i}");
                 }
             }
         },
@@ -207,7 +209,6 @@ fn times_to_the_nanosecond_before_and_after_the_epoch() {
                 for kind in ["file", "dir", "link"] {
                     let metadata = fs::symlink_metadata(dir.join(format!("{kind}{i}"))).unwrap();
                     assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (secs, nanos), "mtime of {kind} {i}");
-                    assert_eq!((metadata.atime(), metadata.atime_nsec()), (secs, nanos), "atime of {kind} {i}");
                 }
             }
         },

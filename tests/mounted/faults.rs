@@ -326,7 +326,7 @@ fn mounting_refuses_what_cannot_work() {
     refuses(&mut mount_command(&key, backing, &full), "empty");
     // A key file that others may read is no secret.
     fs::set_permissions(&other_key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    refuses(&mut mount_command(&other_key, backing, &mnt), "permission");
+    refuses(&mut mount_command(&other_key, backing, &mnt), "chmod 600");
     refuses(Command::new(PROGRAM).args(["init", "--key-file"]).arg(&key).arg(backing), "already");
     refuses(Command::new(PROGRAM).arg("umount").arg(&mnt), "mount");
     // One daemon for a volume.

@@ -23,7 +23,8 @@ impl Home {
     fn new() -> Home {
         common::require_root_and_fuse();
         let home = Home { scratch: common::scratch() };
-        fs::copy(PROGRAM, home.path().join("envelopefs")).unwrap();
+        // By another process: a descriptor that a concurrent fork of ours holds open for writing would be ETXTBSY.
+        common::succeed(Command::new("cp").arg(PROGRAM).arg(home.path()));
         write_key(&home.path().join("key"));
         for name in ["backing", "mnt"] {
             fs::create_dir(home.path().join(name)).unwrap();
