@@ -7,8 +7,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use envelopefs::fs::{
-    Caller, Entry, Fallocate, Fs, FsError, FsOptions, HandleId, Ino, Kind, OpenHow, RenameHow, SetAttr, SetTime, WriteHow,
-    XattrHow,
+    Caller, Entry, Fallocate, Fs, FsError, FsOptions, HandleId, Ino, Kind, OpenHow, RenameHow, SetAttr, SetTime,
+    WriteHow, XattrHow,
 };
 use envelopefs::keys::KeyRing;
 use envelopefs::store::open_root;
@@ -153,6 +153,8 @@ fn fresh(ring: &Arc<KeyRing>, backing: &TempDir) -> Fs {
 
 impl Pair {
     fn new() -> Self {
+        // As the daemon does: modes come masked with the caller's umask already.
+        rustix::process::umask(rustix::fs::Mode::empty());
         let backing = tempfile::tempdir().unwrap();
         std::fs::create_dir(backing.path().join(".envelopefs")).unwrap();
         let ring = Arc::new(KeyRing::generate(Uuid::new_v4()));
@@ -249,7 +251,9 @@ impl Pair {
                     return;
                 }
                 let ours = errno(self.fs.mkdir(&ROOT, ino, &names[name], mode, 0)).map(|_| ());
-                let theirs = self.add(node, &names[name], mode, Body::Dir(BTreeMap::new())).map(|_| ());
+                // A setgid directory hands the bit down (mkdir(2)).
+                let inherited = self.nodes[node].mode & libc::S_ISGID;
+                let theirs = self.add(node, &names[name], mode | inherited, Body::Dir(BTreeMap::new())).map(|_| ());
                 assert_eq!(ours, theirs);
             }
             Op::Symlink { dir, name, len } => {
@@ -327,7 +331,8 @@ impl Pair {
                 data[from..to].fill(0);
             }
             Op::Copy { from, to, at, len } => {
-                let (Some((source, source_node)), Some((target, target_node))) = (self.open[from], self.open[to]) else {
+                let (Some((source, source_node)), Some((target, target_node))) = (self.open[from], self.open[to])
+                else {
                     return;
                 };
                 let available = (self.file(source_node).len() as u64).saturating_sub(at.0).min(len);
@@ -508,9 +513,12 @@ impl Pair {
                 .unwrap();
             self.fs.releasedir(handle);
             listed.retain(|(name, ..)| name != "." && name != "..");
-            listed.sort();
+            listed.sort_by(|one, other| one.0.cmp(&other.0));
             let expected: Vec<_> = self.entries(dir).iter().collect();
-            assert_eq!(listed.iter().map(|(name, ..)| name).collect::<Vec<_>>(), expected.iter().map(|e| e.0).collect::<Vec<_>>());
+            assert_eq!(
+                listed.iter().map(|(name, ..)| name).collect::<Vec<_>>(),
+                expected.iter().map(|e| e.0).collect::<Vec<_>>()
+            );
             for ((name, kind, listed_ino), (_, node)) in listed.iter().zip(expected) {
                 let entry = self.fs.lookup(ino, name).unwrap();
                 assert_eq!((entry.attr.ino, entry.attr.kind), (*listed_ino, *kind));
