@@ -297,11 +297,13 @@ impl Pair {
             Op::Open { dir, name, slot, truncate } => {
                 let (node, ino, _) = self.dir(dir);
                 let Ok(found) = self.found(node, &names[name]) else { return };
-                let Body::File(data) = &mut self.nodes[found].body else { return };
-                if truncate {
-                    data.clear();
+                if !matches!(self.nodes[found].body, Body::File(_)) {
+                    return;
                 }
                 self.close(slot);
+                if truncate {
+                    self.file(found).clear();
+                }
                 let entry = self.looked_up(ino, &names[name]).unwrap();
                 let how = OpenHow { truncate, ..WRITE };
                 self.open[slot] = Some((self.fs.open(&ROOT, entry.attr.ino, how).unwrap(), found));
