@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::options::MountOptions;
-use super::{Code, Failure, Result, credentials, harden, log, options};
+use super::{Code, Failure, Result, credentials, harden, log, options, umount};
 use crate::cli::{Credentials, Mount};
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::session::{self, SessionOptions};
@@ -31,8 +31,12 @@ pub(super) fn run(args: Mount) -> Result<ExitCode> {
         |error: std::io::Error| Failure::new(Code::Failure, "cannot go to the background").because(&error);
     match process::fork().map_err(cannot_fork)? {
         Forked::Child(ready) => serve(&args, options, &backing, &mountpoint, Some(ready)),
-        // The child has said why, if it ended.
-        Forked::Parent(waiting) => Ok(waiting.wait().map_err(cannot_fork)?.map_or(ExitCode::SUCCESS, ExitCode::from)),
+        Forked::Parent(waiting) => match waiting.wait().map_err(cannot_fork)? {
+            None => Ok(ExitCode::SUCCESS),
+            Some(0) => Err(Failure::new(Code::Mount, "the mount ended before it answered").remedy("see the log")),
+            // The child has said why.
+            Some(code) => Ok(ExitCode::from(code)),
+        },
     }
 }
 
@@ -51,7 +55,9 @@ fn serve(
 
     let volume = Volume::open(backing)?;
     let mut lock = volume.lock()?;
-    lock.record_pid();
+    if !options.session.read_only {
+        lock.record_pid();
+    }
     let given = Credentials {
         key_file: options.key_file,
         passphrase_file: options.passphrase_file,
@@ -66,6 +72,8 @@ fn serve(
     let mounted = session::mount(fs, mountpoint, &session).map_err(|error| cannot_mount(mountpoint, &error))?;
     process::drop_privileges()
         .map_err(|error| Failure::new(Code::Failure, "cannot give up privileges").because(&error))?;
+    // In the foreground too: a daemon keeps no other filesystem busy.
+    let _ = std::env::set_current_dir("/");
     tracing::info!(volume = %uuid, "mounted");
     let announce = move || {
         if let Some(ready) = ready
@@ -125,11 +133,18 @@ fn check_fuse() -> Result<()> {
 /// The mountpoint, resolved: an empty directory apart from the backing directory.
 fn check_mountpoint(mountpoint: &Path, backing: &Path, non_empty: bool) -> Result<PathBuf> {
     let shown = mountpoint.display();
+    // First, and by the mount table: to look at the mount itself would fail if its daemon is dead.
+    if let Ok(absolute) = umount::absolute(mountpoint)
+        && let Some(other) = umount::backing_of(&absolute)?
+    {
+        let fact = format!("the volume {} is mounted at {shown}", other.display());
+        return Err(Failure::new(Code::InUse, fact).remedy(format!("unmount it first: envelopefs umount {shown}")));
+    }
     let resolved = mountpoint.canonicalize().map_err(|error| {
         let failure = Failure::new(Code::Mount, format!("there is no mountpoint {shown}")).because(&error);
         match error.raw_os_error() {
             Some(libc::ENOTCONN) => {
-                failure.remedy(format!("a daemon died there; take its mount away: umount -l {shown}"))
+                failure.remedy(format!("a daemon died there; take its mount away: envelopefs umount {shown}"))
             }
             _ => failure.remedy(format!("make the directory: mkdir {shown}")),
         }

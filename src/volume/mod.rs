@@ -109,7 +109,7 @@ impl Volume {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn check_vacant(backing: &Path) -> Result<()> {
-        Place::prepare(backing).map(drop)
+        Place::check_vacant(backing).map(drop)
     }
 
     /// Finds and parses the volume in a backing directory.

@@ -34,14 +34,27 @@ pub(super) struct Place {
 
 /// Held as long as the volume is in use; the kernel releases it when the last copy of its descriptor is closed, over forks too.
 #[derive(Debug)]
-pub struct VolumeLock(File);
+pub struct VolumeLock {
+    file: File,
+    recorded: bool,
+}
 
 impl VolumeLock {
-    /// Writes the calling process's id into the lock file, for messages. For a daemon that forked after it took the lock.
+    /// Writes the calling process's id into the lock file, for messages, until the lock is released. Not for those who promise to
+    /// change nothing.
     pub fn record_pid(&mut self) {
         // A read-only backing filesystem has no room for it, and nothing depends on it.
         let pid = std::process::id();
-        let _ = self.0.set_len(0).and_then(|()| self.0.rewind()).and_then(|()| writeln!(self.0, "{pid}"));
+        let cleared = self.file.set_len(0).and_then(|()| self.file.rewind());
+        self.recorded = cleared.and_then(|()| writeln!(self.file, "{pid}")).is_ok();
+    }
+}
+
+impl Drop for VolumeLock {
+    fn drop(&mut self) {
+        if self.recorded {
+            let _ = self.file.set_len(0);
+        }
     }
 }
 
@@ -56,8 +69,19 @@ impl Place {
         }
     }
 
-    /// The control directory of a volume to be made: checks that the backing directory is empty, then makes it.
+    /// The control directory of a volume to be made.
     pub(super) fn prepare(backing: &Path) -> Result<Self, VolumeError> {
+        let root = Self::check_vacant(backing)?;
+        match rustix::fs::mkdirat(&root, CONTROL_DIR, PRIVATE_DIR) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(io_error("make", &backing.join(CONTROL_DIR), errno)),
+        }
+        let control = open_control(&root).map_err(|errno| control_error(backing, errno))?;
+        Ok(Place { backing: backing.into(), root, control })
+    }
+
+    /// Opens a backing directory that is empty but for what an interrupted initialisation may have left.
+    pub(super) fn check_vacant(backing: &Path) -> Result<OwnedFd, VolumeError> {
         let root = open_root(backing)?;
         for entry in list(&root).map_err(|errno| io_error("list", backing, errno))? {
             if entry.as_bytes() != CONTROL_DIR.as_bytes() {
@@ -68,14 +92,12 @@ impl Place {
                 });
             }
         }
-        match rustix::fs::mkdirat(&root, CONTROL_DIR, PRIVATE_DIR) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(io_error("make", &backing.join(CONTROL_DIR), errno)),
-        }
-        let control = open_control(&root).map_err(|errno| control_error(backing, errno))?;
-        let place = Place { backing: backing.into(), root, control };
-        // What an interrupted initialisation may have left; anything else is not ours.
-        for entry in list(&place.control).map_err(|errno| io_error("list", &place.path(""), errno))? {
+        let control = match open_control(&root) {
+            Ok(control) => control,
+            Err(Errno::NOENT) => return Ok(root),
+            Err(errno) => return Err(control_error(backing, errno)),
+        };
+        for entry in list(&control).map_err(|errno| io_error("list", &backing.join(CONTROL_DIR), errno))? {
             match entry.as_bytes() {
                 name if name == DESCRIPTION_FILE.as_bytes() => {
                     return Err(VolumeError::AlreadyAVolume(backing.into()));
@@ -87,7 +109,7 @@ impl Place {
                 }
             }
         }
-        Ok(place)
+        Ok(root)
     }
 
     /// Reads the description.
@@ -172,11 +194,7 @@ impl Place {
             opened => opened?,
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let mut lock = VolumeLock(file);
-                lock.record_pid();
-                Ok(lock)
-            }
+            Ok(()) => Ok(VolumeLock { file, recorded: false }),
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
                 let pid = file.take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());

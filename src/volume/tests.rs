@@ -384,7 +384,8 @@ fn keys_of_another_volume_change_nothing() {
 fn one_process_at_a_time_has_the_lock() {
     let fixture = Fixture::new();
     let volume = Volume::open(&fixture.backing()).unwrap();
-    let held = volume.lock().unwrap();
+    let mut held = volume.lock().unwrap();
+    held.record_pid();
     let again = Volume::open(&fixture.backing()).unwrap();
     let error = again.lock().unwrap_err();
     assert!(matches!(error, VolumeError::InUse { pid: Some(pid) } if pid == std::process::id()), "{error}");
