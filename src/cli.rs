@@ -2,10 +2,10 @@
 //!
 //! Parsing checks syntax; what the values mean is decided in [`crate::cmd`].
 
-use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 /// Keeps a directory encrypted at rest and shows it in plain at a mountpoint.
@@ -253,19 +253,23 @@ pub enum Generated {
     Completions,
 }
 
-/// Turns a mount helper's call, `envelopefs BACKING MOUNTPOINT …` (fuse(8)), into `envelopefs mount BACKING MOUNTPOINT …`. A
+/// Turns a mount helper's call, `envelopefs BACKING MOUNTPOINT …` (fuse(8)), into `envelopefs mount BACKING MOUNTPOINT …`: where
+/// the program is called `mount.…`, or what stands in the verb's place is an option or a path. A mistyped verb is neither. A
 /// directory that is named like a verb is written `./verb`.
 pub fn with_verb(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let is_helper = arguments.first().is_some_and(|program| {
-        std::path::Path::new(program).file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"mount."))
+        Path::new(program).file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"mount."))
     });
-    let names_path = arguments.get(1).is_some_and(|first| {
-        !first.as_encoded_bytes().starts_with(b"-")
-            && first != OsStr::new("help")
-            && !<Cli as clap::CommandFactory>::command().get_subcommands().any(|verb| first == verb.get_name())
+    let command = Cli::command();
+    let stands_for_verb = arguments.get(1).is_some_and(|first| {
+        let is_own = |name: &str| first == name;
+        let bytes = first.as_encoded_bytes();
+        let known = command.get_subcommands().any(|verb| is_own(verb.get_name()))
+            || ["help", "-h", "--help", "-V", "--version"].into_iter().any(is_own);
+        !known && (bytes.starts_with(b"-") || bytes.contains(&b'/') || Path::new(first).is_dir())
     });
-    if is_helper || (names_path && arguments.len() > 2) {
+    if is_helper || (stands_for_verb && arguments.len() > 2) {
         arguments.insert(1, "mount".into());
     }
     arguments
@@ -274,7 +278,6 @@ pub fn with_verb(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(with_verb(line.split(' ').map(OsString::from)))
@@ -292,13 +295,17 @@ mod tests {
             "envelopefs mount /b /m -o ro,dev",
             "/sbin/mount.envelopefs /b /m -n -o ro,dev",
             "envelopefs mount -o ro -o dev /b /m",
+            "envelopefs -o ro,dev /b /m",
         ] {
             let Command::Mount(mount) = parse(line).unwrap().command else { panic!("{line}") };
             assert_eq!((mount.backing, mount.mountpoint), ("/b".into(), "/m".into()));
             assert_eq!(mount.options, ["ro", "dev"]);
         }
         assert!(matches!(parse("envelopefs info /b").unwrap().command, Command::Info(_)));
-        assert!(parse("envelopefs nonsense").is_err());
+        for mistyped in ["nonsense", "inti /b", "moutn /b /m", "--nonsense"] {
+            let error = parse(&format!("envelopefs {mistyped}")).unwrap_err().to_string();
+            assert!(error.contains("unrecognized subcommand") || error.contains("unexpected argument"), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From options to key providers: files are read and passphrases asked for here, and go nowhere else.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -78,7 +79,9 @@ fn passphrase_file(path: &Path) -> Result<Passphrase> {
 }
 
 fn passphrase_fd(number: i32) -> Result<Passphrase> {
-    let fd = inherited_fd(number).map_err(|error| {
+    // The standard input stays open: its number must not go to something else, the FUSE device say.
+    let fd = if number == 0 { std::io::stdin().as_fd().try_clone_to_owned() } else { inherited_fd(number) };
+    let fd = fd.map_err(|error| {
         Failure::new(Code::Usage, format!("--passphrase-fd {number}: there is no such open file")).because(&error)
     })?;
     Passphrase::read_line_from(File::from(fd)).map_err(|error| no_passphrase(&error))

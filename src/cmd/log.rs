@@ -33,5 +33,8 @@ pub(super) fn start(foreground: bool, file: Option<&Path>) -> Result<()> {
             builder.without_time().with_level(false).with_writer(syslog).try_init()
         }
     };
-    started.map_err(|error| Failure::new(Code::Failure, format!("cannot start the log: {error}")))
+    started.map_err(|error| Failure::new(Code::Failure, format!("cannot start the log: {error}")))?;
+    // What the FUSE library says comes through the crate `log`. Fails only if somebody else took its place.
+    let _ = tracing_log::LogTracer::builder().with_max_level(tracing_log::log::LevelFilter::Debug).init();
+    Ok(())
 }

@@ -40,22 +40,31 @@ pub(super) fn run(args: Umount) -> Result<ExitCode> {
 /// more there is nothing to wait for.
 fn wait_for_daemon(backing: &Path) {
     let Ok(volume) = Volume::open(backing) else { return };
-    while matches!(volume.lock(), Err(VolumeError::InUse { .. })) {
+    let mut daemon = None;
+    while let Err(VolumeError::InUse { pid }) = volume.lock() {
+        // Another daemon has the volume now: this one's work is done.
+        if pid.is_some_and(|pid| *daemon.get_or_insert(pid) != pid) {
+            return;
+        }
         std::thread::sleep(POLL);
     }
 }
 
 /// The mountpoint as the mount table has it, without asking the mount itself, whose daemon may be dead.
-fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
+pub(super) fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
     let whole = std::path::absolute(mountpoint)?;
     match (whole.parent(), whole.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        (Some(parent), Some(name)) => {
+            let path = parent.canonicalize()?.join(name);
+            let is_symlink = std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink());
+            if is_symlink { path.canonicalize() } else { Ok(path) }
+        }
         _ => Ok(whole),
     }
 }
 
 /// The backing directory of the envelopefs volume mounted last at a place (proc_pid_mountinfo(5)).
-fn backing_of(mountpoint: &Path) -> Result<Option<PathBuf>> {
+pub(super) fn backing_of(mountpoint: &Path) -> Result<Option<PathBuf>> {
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| Failure::new(Code::Mount, "cannot read the mount table").because(&error))?;
     Ok(find_backing(&table, mountpoint))

@@ -141,9 +141,16 @@ impl Mounted {
         };
         // The first answer needs the event threads, which `run` starts: ask from beside it.
         std::thread::Builder::new().name("ready".into()).spawn(move || {
-            if rustix::fs::statvfs(&mountpoint).is_ok() {
-                raise_read_ahead(&mountpoint);
-                on_ready();
+            match rustix::fs::statvfs(&mountpoint) {
+                Ok(_) => {
+                    raise_read_ahead(&mountpoint);
+                    on_ready();
+                }
+                // Nobody waits for ever: the session ends.
+                Err(error) => {
+                    tracing::error!(%error, "the mount does not answer");
+                    let _ = unmount(&mountpoint, Unmount::Lazy);
+                }
             }
         })?;
 
