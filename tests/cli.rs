@@ -1,0 +1,612 @@
+//! The command as its users and their scripts meet it: verbs, options, exit codes, what is said, signals, the daemon.
+//!
+//! Needs root and /dev/fuse, as `tests/mounted` does.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Mount, PROGRAM, Volume, python, run, sh, succeed, text};
+
+/// The documented exit codes.
+mod code {
+    pub(crate) const FAILURE: i32 = 1;
+    pub(crate) const USAGE: i32 = 2;
+    pub(crate) const WRONG_KEY: i32 = 3;
+    pub(crate) const DAMAGED: i32 = 4;
+    pub(crate) const IN_USE: i32 = 5;
+    pub(crate) const NOT_A_VOLUME: i32 = 6;
+    pub(crate) const UNSUPPORTED: i32 = 7;
+    pub(crate) const MOUNT: i32 = 8;
+}
+
+/// `envelopefs` with arguments; spaces separate them, `{b}`, `{m}`, `{k}` and `{d}` stand for the volume's paths.
+fn envelopefs(volume: &Volume, line: &str) -> Command {
+    let mut command = Command::new(PROGRAM);
+    for word in line.split(' ') {
+        let word = word
+            .replace("{b}", volume.backing().to_str().unwrap())
+            .replace("{m}", volume.mountpoint().to_str().unwrap())
+            .replace("{k}", volume.key().to_str().unwrap())
+            .replace("{d}", volume.dir().to_str().unwrap());
+        command.arg(word);
+    }
+    command
+}
+
+/// Runs a command that must fail with this code and say this; it must also speak in facts.
+fn fails(command: &mut Command, code: i32, says: &str) {
+    let output = run(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+    assert!(said.contains(says), "{command:?} does not say {says:?}: {said}");
+    if code != code::USAGE {
+        assert!(said.starts_with("envelopefs: "), "{said}");
+    }
+}
+
+/// Runs a command with text for its standard input.
+fn with_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    table.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+}
+
+/// The line of /proc/mounts about a mountpoint: source, type and options.
+fn mount_line(path: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    table.lines().find(|line| line.split(' ').nth(1) == path.to_str()).expect("mounted").to_owned()
+}
+
+/// A mount in the background, taken down when dropped.
+struct Background<'a>(&'a Volume);
+
+impl<'a> Background<'a> {
+    fn new(volume: &'a Volume, line: &str) -> Self {
+        succeed(&mut envelopefs(volume, line));
+        assert!(is_mounted(&volume.mountpoint()), "mounted when the command returns");
+        Background(volume)
+    }
+
+    /// The daemon, as its lock file names it.
+    fn pid(&self) -> u32 {
+        fs::read_to_string(self.0.backing().join(".envelopefs/lock")).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Background<'_> {
+    fn drop(&mut self) {
+        let _ = run(envelopefs(self.0, "umount {m}").stderr(Stdio::null()));
+        if is_mounted(&self.0.mountpoint()) {
+            let _ = run(Command::new("umount").arg("-l").arg(self.0.mountpoint()));
+        }
+    }
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn file_with(path: &Path, contents: &str, mode: u32) -> PathBuf {
+    fs::write(path, contents).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    path.to_owned()
+}
+
+#[test]
+fn what_is_written_through_a_mount_is_there_after_the_next() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    for round in 0..5 {
+        let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+        assert_eq!(fs::read_dir(volume.mountpoint()).unwrap().count(), round);
+        fs::write(volume.mountpoint().join(format!("{round}")), vec![round as u8; 100_000]).unwrap();
+        // umount returns when all is written and the volume is free: the next round mounts at once.
+        succeed(&mut envelopefs(&volume, "umount {m}"));
+        assert!(!is_mounted(&volume.mountpoint()));
+        drop(mount);
+        volume.assert_clean();
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_and_never_prompts() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    for (line, says) in [
+        ("mount {b}", "MOUNTPOINT"),
+        ("moutn {b} {m}", "unrecognized subcommand"),
+        ("mount --key-file {k} {b} {m} -o nonsense", "nonsense"),
+        ("mount --key-file {k} {b} {m} -o threads=0", "threads=0"),
+        ("mount --key-file {k} {b} {m} --volume-id 5", "--volume-id"),
+        ("key remove {b} x", "x"),
+        ("generate nothing {d}", "nothing"),
+    ] {
+        fails(&mut envelopefs(&volume, line), code::USAGE, says);
+    }
+    // Without a terminal there is nobody to ask.
+    for line in ["mount {b} {m}", "check {b}", "key add {b}"] {
+        let mut command = Command::new("setsid");
+        command.arg("-w").arg(PROGRAM).args(envelopefs(&volume, line).get_args());
+        fails(&mut command, code::FAILURE, "there is no terminal");
+    }
+    assert!(!is_mounted(&volume.mountpoint()));
+}
+
+#[test]
+fn wrong_keys_and_wrong_places_have_their_codes() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let other = Volume::new();
+    let dir = volume.dir();
+    common::write_key(&dir.join("other-key"));
+    fs::create_dir(dir.join("plain")).unwrap();
+    fs::create_dir(dir.join("full")).unwrap();
+    fs::write(dir.join("full/file"), "").unwrap();
+    fs::create_dir(dir.join("outer")).unwrap();
+    fails(&mut envelopefs(&volume, "mount --key-file {d}/other-key {b} {m}"), code::WRONG_KEY, "wrong key file");
+    let output = with_input(&mut envelopefs(&volume, "mount --passphrase-fd 0 {b} {m}"), "guess\n");
+    assert_eq!(output.status.code(), Some(code::WRONG_KEY), "{}", text(&output));
+    for (line, code, says) in [
+        ("mount --key-file {k} {d}/none {m}", code::NOT_A_VOLUME, "none"),
+        ("mount --key-file {k} {d}/plain {m}", code::NOT_A_VOLUME, "not an envelopefs volume"),
+        ("info {d}/plain", code::NOT_A_VOLUME, "not an envelopefs volume"),
+        ("init --key-file {k} {b}", code::NOT_A_VOLUME, "already"),
+        ("init --key-file {k} {d}/full", code::NOT_A_VOLUME, "not empty"),
+        ("init --key-file {k} {d}/none", code::FAILURE, "none"),
+        ("mount --key-file {k} {b} {d}/none", code::MOUNT, "none"),
+        ("mount --key-file {k} {b} {d}/full", code::MOUNT, "not empty"),
+        ("mount --key-file {k} {b} {d}/full/file", code::MOUNT, "directory"),
+        ("mount --key-file {k} {b} {b}", code::MOUNT, "one in the other"),
+        ("mount --key-file {k} {b} {b}/.envelopefs", code::MOUNT, "one in the other"),
+        ("mount --key-file {k} {b} {d}", code::MOUNT, "one in the other"),
+        ("umount {m}", code::MOUNT, "no envelopefs volume is mounted"),
+        ("umount {d}/none/none", code::MOUNT, "none"),
+    ] {
+        fails(&mut envelopefs(&volume, line), code, says);
+    }
+    let pinned = format!("mount --key-file {{k}} {{b}} {{m}} --volume-id {}", uuid_of(&other));
+    fails(&mut envelopefs(&volume, &pinned), code::FAILURE, "this is volume");
+    let pinned = format!("mount --key-file {{k}} {{b}} {{m}} -o volume_id={}", uuid_of(&volume));
+    drop(Background::new(&volume, &pinned));
+}
+
+fn uuid_of(volume: &Volume) -> String {
+    let info = succeed(&mut envelopefs(volume, "info {b}"));
+    info.lines().next().unwrap().split_whitespace().last().unwrap().to_owned()
+}
+
+#[test]
+fn a_mount_over_files_needs_nonempty() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let hidden = volume.mountpoint().join("hidden");
+    fs::write(&hidden, "").unwrap();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m} -o nonempty");
+    assert!(!hidden.exists());
+    drop(mount);
+    assert!(hidden.exists());
+}
+
+#[test]
+fn a_volume_and_a_mountpoint_have_one_mount_at_a_time() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let other = Volume::new();
+    fs::create_dir(volume.dir().join("second")).unwrap();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+    fails(
+        &mut envelopefs(&volume, "mount --key-file {k} {b} {d}/second"),
+        code::IN_USE,
+        &format!("in use by process {}", mount.pid()),
+    );
+    fails(&mut envelopefs(&volume, "check --key-file {k} {b}"), code::IN_USE, "in use");
+    let mut command = envelopefs(&other, "mount --key-file {k} {b}");
+    fails(command.arg(volume.mountpoint()), code::IN_USE, "is mounted at");
+    // Key slots may be managed meanwhile: the daemon has its keys already.
+    succeed(&mut envelopefs(&volume, "key add --key-file {k} --new-key-file {d}/k2 --make-key-file {b}"));
+    fs::write(volume.mountpoint().join("f"), "x").unwrap();
+    drop(mount);
+    drop(Background::new(&volume, "mount --key-file {d}/k2 {b} {m}"));
+}
+
+#[test]
+fn an_unknown_format_or_feature_is_refused_by_name() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let path = volume.backing().join(".envelopefs/volume.toml");
+    let original = fs::read_to_string(&path).unwrap();
+    fs::write(&path, original.replace("format = 1", "format = 99")).unwrap();
+    fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::UNSUPPORTED, "format version 99");
+    fs::write(&path, original.replace("features = []", "features = [\"time-travel\"]")).unwrap();
+    fails(&mut envelopefs(&volume, "check --key-file {k} {b}"), code::UNSUPPORTED, "time-travel");
+    fs::write(&path, original.replace("format = 1", "format = ")).unwrap();
+    fails(&mut envelopefs(&volume, "info {b}"), code::DAMAGED, "damaged");
+    fs::write(&path, original.replace("state = \"active\"", "state = \"active\"\n")).unwrap();
+    fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::DAMAGED, "was changed");
+}
+
+#[test]
+fn check_names_what_is_damaged_and_its_code_says_so() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = volume.mount();
+    fs::create_dir(mount.path().join("dir")).unwrap();
+    fs::write(mount.path().join("dir/good"), vec![1; 50_000]).unwrap();
+    let bad = mount.path().join("dir/bad\x1b[31m");
+    fs::write(&bad, vec![2; 50_000]).unwrap();
+    let inode = fs::metadata(&bad).unwrap().ino();
+    mount.unmount();
+    let report = succeed(&mut envelopefs(&volume, "check --key-file {k} {b}"));
+    assert!(report.contains("No damage"), "{report}");
+    let stored = sh(volume.backing(), &format!("find . -inum {inode}"));
+    sh(volume.backing(), &format!("printf x | dd of='{}' bs=1 seek=30000 conv=notrunc status=none", stored.trim()));
+    let output = run(&mut envelopefs(&volume, "check --key-file {k} {b}"));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(code::DAMAGED), "{said}");
+    assert!(said.contains("damaged: /dir/bad\\u{1b}[31m: "), "control characters are escaped: {said}");
+    assert!(!said.contains("good"), "{said}");
+}
+
+#[test]
+fn any_slot_opens_and_the_last_one_stays() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let passphrase = file_with(&volume.dir().join("pass"), "correct horse\n", 0o600);
+    let added = succeed(&mut envelopefs(
+        &volume,
+        "key add --key-file {k} --new-passphrase-file {d}/pass --label recovery {b} --argon2-memory 8",
+    ));
+    assert!(added.contains("slot 2"), "{added}");
+    let listed = succeed(&mut envelopefs(&volume, "key list {b}"));
+    assert!(listed.contains("slot 1: key-file") && listed.contains("slot 2: passphrase \"recovery\""), "{listed}");
+    // A trailing newline is an editor's, not the passphrase's.
+    let output = with_input(&mut envelopefs(&volume, "mount --passphrase-fd 0 {b} {m}"), "correct horse");
+    assert!(output.status.success(), "{}", text(&output));
+    drop(Background(&volume));
+    drop(Background::new(&volume, "mount {b} {m} -o passphrase_file={d}/pass,key_file={k}"));
+
+    succeed(&mut envelopefs(&volume, "key remove --passphrase-file {d}/pass {b} 1"));
+    fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::WRONG_KEY, "no key slot for key-file");
+    fails(&mut envelopefs(&volume, "key remove --passphrase-file {d}/pass {b} 2"), code::FAILURE, "the last one");
+    fails(&mut envelopefs(&volume, "key remove --passphrase-file {d}/pass {b} 7"), code::FAILURE, "no key slot 7");
+    drop(Background::new(&volume, "mount --passphrase-file {d}/pass {b} {m}"));
+
+    for (mode, contents, says) in [(0o644, "x", "permissions"), (0o600, "", "empty"), (0o600, "\n", "empty")] {
+        file_with(&passphrase, contents, mode);
+        fails(&mut envelopefs(&volume, "check --passphrase-file {d}/pass {b}"), code::FAILURE, says);
+    }
+    fails(&mut envelopefs(&volume, "check --passphrase-fd 77 {b}"), code::USAGE, "77");
+}
+
+#[test]
+fn a_key_file_is_never_overwritten() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let before = fs::read(volume.key()).unwrap();
+    fs::create_dir(volume.dir().join("new")).unwrap();
+    fails(
+        &mut envelopefs(&volume, "init --key-file {k} --make-key-file {d}/new"),
+        code::FAILURE,
+        "cannot create the key file",
+    );
+    assert_eq!(fs::read(volume.key()).unwrap(), before);
+    assert!(fs::read_dir(volume.dir().join("new")).unwrap().next().is_none(), "nothing half made");
+    succeed(&mut envelopefs(&volume, "init --key-file {d}/k2 --make-key-file {d}/new"));
+    let made = fs::metadata(volume.dir().join("k2")).unwrap();
+    assert_eq!((made.len(), made.mode() & 0o7777), (32, 0o600));
+}
+
+/// Answers the prompts of a command on a pseudo-terminal and prints what the terminal showed, then the exit code.
+const ON_A_TERMINAL: &str = "
+import os, pty, sys, time
+answers, argv = sys.argv[1].split('|'), sys.argv[2:]
+pid, fd = pty.fork()
+if pid == 0: os.execv(argv[0], argv)
+shown = b''
+while True:
+    try: data = os.read(fd, 4096)
+    except OSError: break
+    if not data: break
+    shown += data
+    if data.rstrip().endswith(b':') and answers:
+        # The prompt comes a moment before the echo goes.
+        time.sleep(0.3)
+        os.write(fd, answers.pop(0).encode() + b'\\n')
+_, status = os.waitpid(pid, 0)
+print(shown.decode(), 'exit', os.waitstatus_to_exitcode(status))
+";
+
+#[test]
+fn a_passphrase_is_asked_for_without_echo_and_twice_when_it_is_new() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let path = |name: &str| volume.dir().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(path("b")).unwrap();
+    let on_terminal = |answers: &str, args: &[&str]| {
+        let mut all = vec![answers, PROGRAM];
+        all.extend(args);
+        python(volume.dir(), ON_A_TERMINAL, &all)
+    };
+    let init = ["init", &path("b"), "--argon2-memory", "8"];
+    let shown = on_terminal("one|two", &init);
+    assert!(shown.contains("differ") && shown.contains("exit 1"), "{shown}");
+    let shown = on_terminal("open sesame|open sesame", &init);
+    assert!(shown.contains("exit 0") && !shown.contains("sesame"), "{shown}");
+    let (backing, mountpoint) = (path("b"), path("mnt"));
+    let shown = on_terminal("open sesamE", &["mount", &backing, &mountpoint]);
+    assert!(shown.contains("exit 3") && shown.contains("wrong passphrase"), "{shown}");
+    let shown = on_terminal("open sesame", &["mount", &backing, &mountpoint]);
+    assert!(shown.contains("exit 0") && !shown.contains("sesame"), "{shown}");
+    let mount = Background(&volume);
+    // The terminal is gone by now; the daemon does not mind.
+    fs::write(volume.mountpoint().join("f"), "x").unwrap();
+    drop(mount);
+    assert!(!is_mounted(&volume.mountpoint()));
+}
+
+#[test]
+fn mount_options_arrive_at_the_kernel() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let shows = |options: &str, with: &[&str], without: &[&str]| {
+        let mount = Background::new(&volume, &format!("mount --key-file {{k}} {{b}} {{m}}{options}"));
+        let line = mount_line(&volume.mountpoint());
+        let shown: Vec<&str> = line.split(' ').nth(3).unwrap().split(',').collect();
+        assert!(line.starts_with(volume.backing().to_str().unwrap()) && line.contains(" fuse.envelopefs "), "{line}");
+        with.iter().for_each(|option| assert!(shown.contains(option), "{option} with {options:?}: {line}"));
+        without.iter().for_each(|option| assert!(!shown.contains(option), "{option} with {options:?}: {line}"));
+        drop(mount);
+    };
+    shows("", &["rw", "nosuid", "nodev", "default_permissions"], &["allow_other", "noexec", "ro"]);
+    shows(" -o allow_other,suid,dev,noexec", &["allow_other", "noexec"], &["nosuid", "nodev"]);
+    shows(" -o ro -o noatime,defaults,_netdev,x-a.b=c,nofail", &["ro", "noatime"], &["rw"]);
+    shows(" -o threads=1,sync", &["sync"], &[]);
+}
+
+#[test]
+fn mount_8_and_its_fuse_helper_mount_without_the_verb() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let options = format!("rw,key_file={},nofail,x-systemd.automount", volume.key().display());
+    let line = format!("{{b}} {{m}} -o {options}");
+    drop(Background::new(&volume, &line));
+    // As mount(8) calls /sbin/mount.envelopefs.
+    let helper = volume.dir().join("mount.envelopefs");
+    std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
+    succeed(Command::new(&helper).arg(volume.backing()).arg(volume.mountpoint()).args(["-n", "-o", &options]));
+    drop(Background(&volume));
+    // As mount(8) does for `-t fuse.envelopefs` and fstab: mount.fuse finds the program in PATH.
+    let Some(helper) = ["/sbin/mount.fuse3", "/usr/sbin/mount.fuse3"].into_iter().find(|path| Path::new(path).exists())
+    else {
+        panic!("mount.fuse3 is missing (package fuse3)");
+    };
+    let path = format!("{}:/usr/bin:/bin", Path::new(PROGRAM).parent().unwrap().display());
+    let mut command = Command::new(helper);
+    command.arg(volume.backing()).arg(volume.mountpoint()).args(["-o", &options, "-t", "fuse.envelopefs"]);
+    succeed(command.env("PATH", path));
+    let mount = Background(&volume);
+    let line = mount_line(&volume.mountpoint());
+    assert!(!line.contains("nosuid"), "mount(8) asks for suid and dev unless told otherwise: {line}");
+    drop(mount);
+}
+
+#[test]
+fn signals_unmount_and_everything_is_written() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    for signal in ["TERM", "INT", "HUP"] {
+        let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+        // Not closed: what was written is still to be committed.
+        let mut file = fs::File::create(volume.mountpoint().join(signal)).unwrap();
+        file.write_all(&[7; 300_000]).unwrap();
+        let pid = mount.pid();
+        drop(file);
+        sh(volume.dir(), &format!("kill -{signal} {pid}; tail --pid={pid} -f /dev/null"));
+        assert!(!is_mounted(&volume.mountpoint()), "SIG{signal}");
+        let mount = volume.mount();
+        assert_eq!(fs::read(mount.path().join(signal)).unwrap(), [7; 300_000]);
+        mount.unmount();
+    }
+}
+
+#[test]
+fn a_signal_to_a_busy_mount_lets_its_users_finish_and_a_second_one_does_not() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+    let pid = mount.pid();
+    let running = || Path::new(&format!("/proc/{pid}")).exists();
+    let mut file = fs::File::create(volume.mountpoint().join("long")).unwrap();
+    file.write_all(b"before ").unwrap();
+    sh(volume.dir(), &format!("kill -TERM {pid}"));
+    wait_until("the mount goes from the tree", || !is_mounted(&volume.mountpoint()));
+    file.write_all(b"after").unwrap();
+    assert!(running());
+    drop(file);
+    wait_until("the daemon ends with its last user", || !running());
+    drop(mount);
+
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+    assert_eq!(fs::read_to_string(volume.mountpoint().join("long")).unwrap(), "before after");
+    let pid = mount.pid();
+    let mut file = fs::File::create(volume.mountpoint().join("cut")).unwrap();
+    file.write_all(b"written").unwrap();
+    sh(volume.dir(), &format!("kill -TERM {pid}"));
+    wait_until("the mount goes from the tree", || !is_mounted(&volume.mountpoint()));
+    sh(volume.dir(), &format!("kill -TERM {pid}"));
+    wait_until("the daemon ends all the same", || !Path::new(&format!("/proc/{pid}")).exists());
+    assert!(file.write_all(b"more").is_err());
+    drop((file, mount));
+    volume.assert_clean();
+}
+
+#[test]
+fn a_busy_mount_is_told_and_can_be_detached() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+    let pid = mount.pid();
+    let file = fs::File::create(volume.mountpoint().join("open")).unwrap();
+    fails(&mut envelopefs(&volume, "umount {m}"), code::IN_USE, "--lazy");
+    assert!(is_mounted(&volume.mountpoint()));
+    succeed(&mut envelopefs(&volume, "umount --lazy {m}"));
+    assert!(!is_mounted(&volume.mountpoint()));
+    fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::IN_USE, "in use");
+    drop(file);
+    wait_until("the daemon ends", || !Path::new(&format!("/proc/{pid}")).exists());
+    drop(mount);
+}
+
+#[test]
+fn umount_8_and_a_symlink_to_the_mountpoint_will_do() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = volume.mount();
+    fs::write(mount.path().join("f"), "x").unwrap();
+    succeed(Command::new("umount").arg(mount.path()));
+    wait_until("the daemon ends well", || mount.log_text().contains("ended"));
+    drop(mount);
+    let link = volume.dir().join("link");
+    std::os::unix::fs::symlink(volume.mountpoint(), &link).unwrap();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {d}/link");
+    succeed(Command::new(PROGRAM).arg("umount").arg(&link));
+    assert!(!is_mounted(&volume.mountpoint()));
+    drop(mount);
+}
+
+#[test]
+fn a_dead_mount_is_told_and_taken_away() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+    let pid = mount.pid();
+    sh(volume.dir(), &format!("kill -KILL {pid}; tail --pid={pid} -f /dev/null"));
+    fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::IN_USE, "envelopefs umount");
+    succeed(&mut envelopefs(&volume, "umount {m}"));
+    drop(mount);
+    drop(Background::new(&volume, "mount --key-file {k} {b} {m}"));
+}
+
+#[test]
+fn without_dev_fuse_the_command_says_what_to_do() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let script = "mount -t tmpfs none /dev && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh", PROGRAM]);
+    command.args(envelopefs(&volume, "mount --key-file {k} {b} {m}").get_args());
+    fails(&mut command, code::MOUNT, "modprobe fuse");
+}
+
+#[test]
+fn the_daemon_keeps_its_memory_and_few_privileges() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
+    let proc = |file: &str| fs::read(format!("/proc/{}/{file}", mount.pid())).unwrap();
+    let status = String::from_utf8(proc("status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).expect(name);
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    let capabilities = u64::from_str_radix(&field("CapEff:"), 16).unwrap();
+    for (name, number) in [("CAP_SETUID", 7), ("CAP_NET_ADMIN", 12), ("CAP_SYS_MODULE", 16), ("CAP_SYS_PTRACE", 19)] {
+        assert_eq!(capabilities >> number & 1, 0, "{name}");
+    }
+    assert_eq!(field("CapPrm:"), field("CapEff:"));
+    // Threads too: capabilities are a thread's own.
+    for task in fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        assert!(status.contains(&format!("CapEff:\t{capabilities:016x}")), "{status}");
+    }
+    assert!(field("VmLck:").parse::<u64>().unwrap() > 0, "memory is locked");
+    let limits = String::from_utf8(proc("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let limit = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = limit.split_whitespace().collect();
+    assert_eq!(numbers[3], numbers[4], "as many open files as allowed: {limit}");
+    let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", mount.pid())).unwrap();
+    assert_eq!(link("cwd"), Path::new("/"));
+    (0..3).for_each(|fd| assert_eq!(link(&format!("fd/{fd}")), Path::new("/dev/null")));
+    let session: u32 = sh(volume.dir(), &format!("ps -o sid= -p {}", mount.pid())).trim().parse().unwrap();
+    assert_eq!(session, mount.pid(), "a session of its own");
+}
+
+#[test]
+fn no_secret_is_in_arguments_environment_or_log() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    file_with(&volume.dir().join("pass"), "hunter22\n", 0o600);
+    succeed(&mut envelopefs(&volume, "key add --key-file {k} --new-passphrase-file {d}/pass {b} --argon2-memory 8"));
+    let mut command = envelopefs(&volume, "mount --passphrase-file {d}/pass --log-file {d}/log {b} {m}");
+    succeed(command.env("RUST_LOG", "debug,fuser=info"));
+    let mount = Background(&volume);
+    fs::write(volume.mountpoint().join("very-private-name"), "very private contents").unwrap();
+    assert_eq!(fs::read(volume.mountpoint().join("very-private-name")).unwrap(), b"very private contents");
+    let pid = mount.pid();
+    for file in ["cmdline", "environ"] {
+        let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("hunter22"), "{file}");
+    }
+    drop(mount);
+    let log = fs::read_to_string(volume.dir().join("log")).unwrap();
+    assert!(log.contains("mounted"), "{log}");
+    for secret in ["hunter22", "very-private-name", "very private"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+    assert_eq!(fs::metadata(volume.dir().join("log")).unwrap().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn man_pages_and_completions_come_from_the_grammar() {
+    let scratch = common::scratch();
+    let dir = |name: &str| scratch.path().join(name);
+    for what in ["man", "completions"] {
+        succeed(Command::new(PROGRAM).args(["generate", what]).arg(dir(what)));
+    }
+    let page = fs::read_to_string(dir("man").join("envelopefs-mount.1")).unwrap();
+    assert!(page.contains("passphrase\\-file") && page.contains("volume_id=UUID"), "{page}");
+    assert!(fs::read_to_string(dir("man").join("envelopefs.1")).unwrap().contains("Exit codes"));
+    assert!(dir("completions").join("envelopefs.bash").exists());
+    let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    for what in ["man", "completions"] {
+        for entry in fs::read_dir(dir(what)).unwrap() {
+            let name = entry.unwrap().file_name();
+            let (new, old) = (dir(what).join(&name), checked_in.join(what).join(&name));
+            assert!(
+                fs::read(&new).unwrap() == fs::read(&old).unwrap_or_default(),
+                "contrib/{what}/{} is out of date: envelopefs generate {what} contrib/{what}",
+                name.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_foreground_mount_logs_to_standard_error_and_ends_well() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mut command = envelopefs(&volume, "mount -f --key-file {k} {b} {m}");
+    command.env_remove("RUST_LOG");
+    let mount = Mount::start(command, volume.mountpoint(), volume.dir().join("log"));
+    fs::write(mount.path().join("f"), "x").unwrap();
+    assert!(mount.log_text().contains("mounted"), "{}", mount.log_text());
+    mount.unmount();
+}
