@@ -1,0 +1,3 @@
+//! Tests that need no mount: the filesystem room against a plain model of a filesystem.
+
+mod model;
