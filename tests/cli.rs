@@ -473,6 +473,20 @@ fn a_busy_mount_is_told_and_can_be_detached() {
 }
 
 #[test]
+fn another_user_cannot_unmount_and_is_told_why() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let program = volume.dir().join("envelopefs");
+    fs::copy(PROGRAM, &program).unwrap();
+    let mount = Background::new(&volume, "mount --key-file {k} {b} {m} -o allow_other");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).arg("umount");
+    fails(command.arg(volume.mountpoint()), code::MOUNT, "another user");
+    assert!(is_mounted(&volume.mountpoint()));
+    drop(mount);
+}
+
+#[test]
 fn umount_8_and_a_symlink_to_the_mountpoint_will_do() {
     common::require_root_and_fuse();
     let volume = Volume::new();

@@ -74,7 +74,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "envelopefs: {}", self.fact)?;
         for cause in &self.causes {
-            write!(f, "\n  cause: {cause}")?;
+            write!(f, "\n  cause: {}", cause.trim_end())?;
         }
         if let Some(remedy) = &self.remedy {
             write!(f, "\n  remedy: {remedy}")?;

@@ -135,9 +135,9 @@ fn check_mountpoint(mountpoint: &Path, backing: &Path, non_empty: bool) -> Resul
     let shown = mountpoint.display();
     // First, and by the mount table: to look at the mount itself would fail if its daemon is dead.
     if let Ok(absolute) = umount::absolute(mountpoint)
-        && let Some(other) = umount::backing_of(&absolute)?
+        && let Some(other) = umount::mounted_at(&absolute)?
     {
-        let fact = format!("the volume {} is mounted at {shown}", other.display());
+        let fact = format!("the volume {} is mounted at {shown}", other.backing.display());
         return Err(Failure::new(Code::InUse, fact).remedy(format!("unmount it first: envelopefs umount {shown}")));
     }
     let resolved = mountpoint.canonicalize().map_err(|error| {

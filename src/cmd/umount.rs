@@ -19,10 +19,15 @@ pub(super) fn run(args: Umount) -> Result<ExitCode> {
     let shown = args.mountpoint.display();
     let absolute = absolute(&args.mountpoint)
         .map_err(|error| Failure::new(Code::Mount, format!("there is no mountpoint {shown}")).because(&error))?;
-    let Some(backing) = backing_of(&absolute)? else {
+    let Some(mount) = mounted_at(&absolute)? else {
         return Err(Failure::new(Code::Mount, format!("no envelopefs volume is mounted at {shown}"))
             .remedy("see what is: findmnt -t fuse.envelopefs"));
     };
+    let user = rustix::process::geteuid();
+    if !user.is_root() && mount.user.is_some_and(|owner| owner != user.as_raw()) {
+        return Err(Failure::new(Code::Mount, format!("{shown} was mounted by another user"))
+            .remedy("unmount it as that user or as root"));
+    }
     let how = if args.lazy { Unmount::Lazy } else { Unmount::Normal };
     unmount(&absolute, how).map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Failure::new(Code::InUse, format!("{shown} is in use")).remedy(format!(
@@ -31,7 +36,7 @@ pub(super) fn run(args: Umount) -> Result<ExitCode> {
         _ => Failure::new(Code::Mount, format!("cannot unmount {shown}")).because(&error),
     })?;
     if !args.lazy {
-        wait_for_daemon(&backing);
+        wait_for_daemon(&mount.backing);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -63,21 +68,31 @@ pub(super) fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The backing directory of the envelopefs volume mounted last at a place (proc_pid_mountinfo(5)).
-pub(super) fn backing_of(mountpoint: &Path) -> Result<Option<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(|error| Failure::new(Code::Mount, "cannot read the mount table").because(&error))?;
-    Ok(find_backing(&table, mountpoint))
+/// A mount of this program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mounted {
+    pub(super) backing: PathBuf,
+    /// Who mounted it.
+    user: Option<u32>,
 }
 
-fn find_backing(table: &[u8], mountpoint: &Path) -> Option<PathBuf> {
+/// The envelopefs volume mounted last at a place (proc_pid_mountinfo(5)).
+pub(super) fn mounted_at(mountpoint: &Path) -> Result<Option<Mounted>> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| Failure::new(Code::Mount, "cannot read the mount table").because(&error))?;
+    Ok(find(&table, mountpoint))
+}
+
+fn find(table: &[u8], mountpoint: &Path) -> Option<Mounted> {
     table.split(|&byte| byte == b'\n').rev().find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-")?;
         let is_ours = *fields.get(dash + 1)? == b"fuse.envelopefs";
         let is_here = unescape(fields.get(4)?) == mountpoint.as_os_str().as_bytes();
-        let source = OsString::from_vec(unescape(fields.get(dash + 2)?));
-        (is_ours && is_here).then(|| PathBuf::from(source))
+        let backing = OsString::from_vec(unescape(fields.get(dash + 2)?)).into();
+        let mut options = fields.get(dash + 3)?.split(|&byte| byte == b',');
+        let user = options.find_map(|option| std::str::from_utf8(option.strip_prefix(b"user_id=")?).ok()?.parse().ok());
+        (is_ours && is_here).then_some(Mounted { backing, user })
     })
 }
 
@@ -106,13 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_backing_directory_is_found_in_the_mount_table() {
+    fn a_mount_is_found_in_the_mount_table() {
         let table = b"24 1 254:0 / / rw - ext4 /dev/vda rw\n\
-            90 24 0:50 / /mnt/a\\040b rw,nosuid shared:1 - fuse.envelopefs /srv/x\\134y rw,user_id=0\n\
+            90 24 0:50 / /mnt/a\\040b rw,nosuid shared:1 - fuse.envelopefs /srv/x\\134y rw,user_id=1000,group_id=0\n\
             91 24 0:51 / /mnt/other rw - fuse.sshfs host: rw\n";
-        assert_eq!(find_backing(table, Path::new("/mnt/a b")), Some("/srv/x\\y".into()));
-        assert_eq!(find_backing(table, Path::new("/mnt/other")), None);
-        assert_eq!(find_backing(table, Path::new("/mnt")), None);
-        assert_eq!(find_backing(b"garbage\n\n - \\", Path::new("/mnt")), None);
+        let mounted = Mounted { backing: "/srv/x\\y".into(), user: Some(1000) };
+        assert_eq!(find(table, Path::new("/mnt/a b")), Some(mounted));
+        assert_eq!(find(table, Path::new("/mnt/other")), None);
+        assert_eq!(find(table, Path::new("/mnt")), None);
+        assert_eq!(find(b"garbage\n\n - \\", Path::new("/mnt")), None);
     }
 }
