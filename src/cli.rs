@@ -40,7 +40,7 @@ Exit codes:
   8  mounting or unmounting failed
 
 As a mount helper: envelopefs BACKING MOUNTPOINT -o OPTIONS, or in fstab
-  /srv/app.enc /srv/app fuse.envelopefs key_file=/etc/envelopefs/app.key,allow_other 0 0";
+  /srv/app.enc /srv/app fuse.envelopefs key_file=/etc/envelopefs/app.key,allow_other,nosuid,nodev 0 0";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
