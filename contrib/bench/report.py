@@ -173,10 +173,9 @@ def plot(lines, systems, facts):
                 f'fill="{COLOURS.get(name, "#000")}"/>'
             )
             label = f"{ratio:.2f}{beyond}  {number(line.value(name))} {line.row.unit}"
-            out.append(
-                f'<text x="{x(ratio) + 6:.1f}" y="{y + 11}" font-size="11"{bold} stroke="white" stroke-width="3" '
-                f'paint-order="stroke">{escape(label)}</text>'
-            )
+            # Once as a white edge, against lines that cross it, then as itself.
+            for edge in (' stroke="white" stroke-width="3"', ""):
+                out.append(f'<text x="{x(ratio) + 6:.1f}" y="{y + 11}" font-size="11"{bold}{edge}>{escape(label)}</text>')
             y += BAR + GAP
         ceiling = line.value("ceiling")
         if ceiling and present and not line.row.syncs and ceiling / native <= AXIS:
