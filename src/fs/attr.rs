@@ -66,12 +66,12 @@ impl Fs {
         if let Some(open) = inode.open_file() {
             return self.attr(&inode, &open.file.stat()?, None);
         }
-        let spot = self.spot(&inode)?;
-        let stat = spot.stat()?;
-        if self.ino_of(stat.ino) != ino {
-            return Err(posix(libc::ESTALE));
-        }
-        self.attr(&inode, &stat, Some(&spot))
+        self.at_own_name(&inode, || {
+            let spot = self.spot(&inode)?;
+            let stat = spot.stat()?;
+            let attr = (self.ino_of(stat.ino) == ino).then(|| self.attr(&inode, &stat, Some(&spot)));
+            attr.transpose()
+        })
     }
 
     /// Counts one lookup of what is at a place.

@@ -94,8 +94,15 @@ impl Fs {
     }
 
     fn open_backing(&self, inode: &Inode, access: Access) -> Result<Arc<dyn BackingFile>> {
-        let (dir, entry) = self.named(inode)?;
-        Ok(dir.open_file(&entry, access)?)
+        self.at_own_name(inode, || {
+            // Its last name is gone, or about to go: found before that, it opens all the same.
+            if let Some(held) = inode.pinned() {
+                return Ok(Some(held.open_pinned(access)?));
+            }
+            let (dir, entry) = self.named(inode)?;
+            let raw = dir.open_file(&entry, access)?;
+            Ok((self.ino_of(raw.stat()?.ino) == inode.ino).then_some(raw))
+        })
     }
 
     /// Deals with bytes behind the sealed size: cut, or left out of sight on a read-only mount. Either way the kernel

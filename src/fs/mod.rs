@@ -14,6 +14,7 @@ mod xattr;
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -159,6 +160,11 @@ pub struct FsOptions {
 
 /// Directories held open, most recently used first; each costs a descriptor.
 const OPEN_DIRS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+
+/// Attempts at reaching an inode by a name that others are renaming.
+const NAME_ATTEMPTS: usize = 8;
+/// Between them: ample for the rename under way.
+const NAME_PAUSE: Duration = Duration::from_micros(200);
 
 /// A mounted volume. Methods may be called from any number of threads.
 ///
@@ -361,6 +367,29 @@ impl Fs {
             }
         }
         outcome
+    }
+
+    /// Does something to an inode by its name, again as long as the name moves on: `attempt` gives `None` when it reached another
+    /// inode than it meant. The kernel locks an inode over a change of its attributes or its names, but not to open it or to ask for
+    /// its attributes, and then it may lose its name to another file meanwhile.
+    ///
+    /// # Errors
+    /// Those of `attempt`; ESTALE, on which the kernel looks the name up again, if no name leads to the inode.
+    fn at_own_name<T>(&self, inode: &Inode, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        let mut outcome = posix(libc::ESTALE);
+        for _ in 0..NAME_ATTEMPTS {
+            let names = inode.links();
+            match attempt() {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) => {}
+                // ENOENT may be a rename that the table has not heard of yet.
+                Err(error) if error.errno() == libc::ENOENT => {}
+                Err(error) if inode.links() == names && inode.pinned().is_none() => return Err(error),
+                Err(error) => outcome = error,
+            }
+            std::thread::sleep(NAME_PAUSE);
+        }
+        Err(outcome)
     }
 
     /// Takes lookups back that [`lookup`](Self::lookup) and others counted.

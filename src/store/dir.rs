@@ -76,17 +76,30 @@ impl RealDir {
     /// Opens a file of ours whose mode denies it: an ordinary user's daemon needs to read and write what
     /// its user made write-only or read-only. Permissions were checked by the kernel against the mount.
     fn open_despite_mode(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
-        let held = self.open_path(name)?;
-        let stat = to_stat(&rustix::fs::fstat(&held)?)?;
-        if stat.kind != Kind::File || stat.uid != rustix::process::geteuid().as_raw() {
-            return Err(Errno::ACCESS.into());
-        }
-        let path = proc_fd(&held);
-        rustix::fs::chmodat(CWD, &*path, mode_bits(stat.mode | 0o600), AtFlags::empty())?;
-        let opened = rustix::fs::openat(CWD, &*path, flags & !OFlags::NOFOLLOW, Mode::empty());
-        rustix::fs::chmodat(CWD, &*path, mode_bits(stat.mode), AtFlags::empty())?;
-        Ok(opened?)
+        open_held_despite_mode(&self.open_path(name)?, flags)
     }
+}
+
+/// [`RealDir::open_despite_mode`] for an inode that is held by an `O_PATH` descriptor.
+fn open_held_despite_mode(held: &OwnedFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let stat = to_stat(&rustix::fs::fstat(held)?)?;
+    if stat.kind != Kind::File || stat.uid != rustix::process::geteuid().as_raw() {
+        return Err(Errno::ACCESS.into());
+    }
+    let path = proc_fd(held);
+    rustix::fs::chmodat(CWD, &*path, mode_bits(stat.mode | 0o600), AtFlags::empty())?;
+    let opened = rustix::fs::openat(CWD, &*path, flags & !OFlags::NOFOLLOW, Mode::empty());
+    rustix::fs::chmodat(CWD, &*path, mode_bits(stat.mode), AtFlags::empty())?;
+    Ok(opened?)
+}
+
+/// How a backing file's contents are opened. NONBLOCK: a FIFO put in a file's place must not hang the daemon.
+fn content_flags(access: Access) -> OFlags {
+    let rights = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::ReadWrite => OFlags::RDWR,
+    };
+    rights | OFlags::NONBLOCK | OFlags::CLOEXEC
 }
 
 impl BackingDir for RealDir {
@@ -115,12 +128,7 @@ impl BackingDir for RealDir {
     }
 
     fn open_file(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn BackingFile>> {
-        let rights = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        };
-        // NONBLOCK: a FIFO put in a file's place must not hang the daemon.
-        let flags = rights | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = content_flags(access) | OFlags::NOFOLLOW;
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ACCESS) => self.open_despite_mode(name, flags)?,
@@ -240,6 +248,20 @@ struct RealFile {
 }
 
 impl BackingFile for RealFile {
+    fn open_pinned(&self, access: Access) -> io::Result<Arc<dyn BackingFile>> {
+        // Through the magic link, which leads to the inode itself.
+        if !self.pinned || self.stat()?.kind != Kind::File {
+            return Err(Errno::INVAL.into());
+        }
+        let flags = content_flags(access);
+        let fd = match rustix::fs::openat(CWD, proc_fd(&self.fd), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::ACCESS) => open_held_despite_mode(&self.fd, flags)?,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Arc::new(RealFile { fd, pinned: false }))
+    }
+
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         let mut bufs = bufs;
         let mut done = 0;

@@ -221,6 +221,10 @@ fn refuse<T>((error, _): (io::Error, usize)) -> io::Result<T> {
 }
 
 impl BackingFile for MemFile {
+    fn open_pinned(&self, _access: super::Access) -> io::Result<Arc<dyn BackingFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         let mut inner = self.0.lock();
         if inner.faults.reads {

@@ -76,6 +76,8 @@ pub trait BackingDir: Send + Sync + std::fmt::Debug + 'static {
 
 /// An open (or pinned) backing file.
 pub trait BackingFile: Send + Sync + std::fmt::Debug + 'static {
+    /// Opens a pinned regular file for its contents, whatever became of its names; EINVAL for any other kind.
+    fn open_pinned(&self, access: Access) -> io::Result<Arc<dyn BackingFile>>;
     /// Reads into the buffers in turn (`preadv`), retrying short reads; less than asked means end of file.
     fn read_vectored_at(&self, bufs: &mut [io::IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
     /// Writes all of the buffers in turn (`pwritev`), retrying short writes.

@@ -175,6 +175,11 @@ fn a_path_descriptor_keeps_an_unlinked_file_reachable() {
         fs::remove_file(&path).unwrap();
         let stat = rustix::fs::fstat(&pin).unwrap();
         assert_eq!((stat.st_nlink, stat.st_size), (0, 10));
+        // Opened again by way of the descriptor: there is no name left to go by.
+        let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&pin));
+        assert_eq!(fs::read_to_string(&again).unwrap(), "still here");
+        fs::write(&again, "changed").unwrap();
+        assert_eq!(fs::read_to_string(&again).unwrap(), "changed");
     });
 }
 

@@ -14,13 +14,13 @@ def version(rng):
     return hashlib.sha256(body).digest() + body
 def writer(me):
     rng = random.Random(me)
-    for i in range(150):
+    for i in range(300):
         temp, name = 'tmp-%d' % me, 'file-%d' % rng.randrange(8)
         with open(temp, 'wb') as f: f.write(version(rng))
         os.rename(temp, name)
 def reader(me):
     rng = random.Random(100 + me)
-    for i in range(400):
+    for i in range(1000):
         try:
             data = open('file-%d' % rng.randrange(8), 'rb').read()
         except FileNotFoundError:
