@@ -121,8 +121,8 @@ pub struct Mount {
     /// The credentials to try.
     #[command(flatten)]
     pub credentials: Credentials,
-    /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, [no]exec, [no]suid, [no]dev,
-    /// [no]atime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH.
+    /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev,
+    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
     pub options: Vec<OsString>,
     /// Stay in the foreground; messages go to standard error.
