@@ -125,7 +125,7 @@ AXIS = 1.25
 
 
 def plot(lines, systems, facts):
-    """A bar for each system, its length the share of native, from zero and linear; the ceiling a black tick."""
+    """A bar for each system, its length the share of native, from zero and linear (an arrow: it runs off the axis); the ceiling a black tick."""
     bars = [name for name in systems if name not in ("native", "ceiling")]
     shown = [line for line in lines if line.value("native")]
     heights = [sum(1 for name in bars if line.value(name)) * (BAR + GAP) + GROUP_GAP for line in shown]
@@ -166,16 +166,17 @@ def plot(lines, systems, facts):
         top = y
         for name in present:
             ratio = line.value(name) / native
-            beyond = " →" if ratio > AXIS else ""
             bold = ' font-weight="bold"' if name == SUBJECT else ""
             out.append(
                 f'<rect x="{LEFT}" y="{y}" width="{max(x(ratio) - LEFT, 1):.1f}" height="{BAR}" '
                 f'fill="{COLOURS.get(name, "#000")}"/>'
             )
-            label = f"{ratio:.2f}{beyond}  {number(line.value(name))} {line.row.unit}"
-            # Once as a white edge, against lines that cross it, then as itself.
-            for edge in (' stroke="white" stroke-width="3"', ""):
-                out.append(f'<text x="{x(ratio) + 6:.1f}" y="{y + 11}" font-size="11"{bold}{edge}>{escape(label)}</text>')
+            # In a column of their own, where no line crosses them.
+            label = f"{ratio:.2f}{' →' if ratio > AXIS else ''}"
+            rate = f"{number(line.value(name))} {line.row.unit}"
+            at = LEFT + WIDTH
+            out.append(f'<text x="{at + 14}" y="{y + 11}" font-size="11"{bold}>{label}</text>')
+            out.append(f'<text x="{at + 160}" y="{y + 11}" font-size="11" text-anchor="end"{bold}>{escape(rate)}</text>')
             y += BAR + GAP
         ceiling = line.value("ceiling")
         if ceiling and present and not line.row.syncs and ceiling / native <= AXIS:
