@@ -45,7 +45,7 @@ impl Fs {
         let mode = self.masked(&place, mode, umask)?;
         self.make_side(&place)?;
         let raw = self.undo_side_on_error(&place, || Ok(place.dir.create_file(place.entry(), mode)?))?;
-        let outcome = self.enter_created(caller, &place, mode, &raw).and_then(|(entry, open)| {
+        let outcome = self.enter_created(caller, &place, &raw).and_then(|(entry, open)| {
             let inode = self.inode(entry.attr.ino)?;
             Ok((entry, self.handles.add_file(reserve_handle(&self.inodes, inode, open, how))))
         });
@@ -59,10 +59,9 @@ impl Fs {
         &self,
         caller: &Caller,
         place: &Place,
-        mode: u32,
         raw: &Arc<dyn BackingFile>,
     ) -> Result<(Entry, Arc<OpenFile>)> {
-        let stat = self.give(caller, place, mode, raw.stat()?)?;
+        let stat = self.give(caller, place, raw.stat()?)?;
         let file = File::open(raw.clone(), self.ring.clone())?;
         let entry = self.enter(place, &stat)?;
         let inode = self.inode(entry.attr.ino)?;
@@ -81,7 +80,7 @@ impl Fs {
         self.undo_side_on_error(&place, || {
             Ok(place.dir.make_node(place.entry(), (mode & libc::S_IFMT) | bits, rdev)?)
         })?;
-        self.finish_creation(caller, &place, bits)
+        self.finish_creation(caller, &place)
     }
 
     /// Makes a directory with an id of its own.
@@ -99,10 +98,11 @@ impl Fs {
             let id = DirId::random();
             place.dir.open_dir(place.entry())?.make_symlink(OsStr::new(name::DIR_ID), &id.to_text())?;
             if mode & 0o700 != 0o700 {
-                let inherited = place.dir.stat(place.entry())?.mode & libc::S_ISGID;
-                place.dir.set_mode(place.entry(), mode | inherited)?;
+                // Takes back what was lent and no more: setgid is inherited, and a default ACL may grant less than `mode`.
+                let lent = place.dir.stat(place.entry())?.mode;
+                place.dir.set_mode(place.entry(), lent & (mode | !0o700))?;
             }
-            let entry = self.finish_creation(caller, &place, mode)?;
+            let entry = self.finish_creation(caller, &place)?;
             // Spares the read of the link just made.
             let _ = self.inode(entry.attr.ino)?.dir_id.set(id);
             Ok(entry)
@@ -139,7 +139,7 @@ impl Fs {
             }
             return Err(error);
         }
-        self.finish_creation(caller, &place, 0o777)
+        self.finish_creation(caller, &place)
     }
 
     /// The target of a symlink.
@@ -427,10 +427,9 @@ impl Fs {
     }
 
     /// Gives a new entry to the caller and counts a lookup of it.
-    fn finish_creation(&self, caller: &Caller, place: &Place, mode: u32) -> Result<Entry> {
+    fn finish_creation(&self, caller: &Caller, place: &Place) -> Result<Entry> {
         let made = place.dir.stat(place.entry()).map_err(Into::into);
-        let outcome =
-            made.and_then(|stat| self.give(caller, place, mode, stat)).and_then(|stat| self.enter(place, &stat));
+        let outcome = made.and_then(|stat| self.give(caller, place, stat)).and_then(|stat| self.enter(place, &stat));
         if outcome.is_err() {
             self.take_back(place);
         }
@@ -439,16 +438,16 @@ impl Fs {
 
     /// Gives a new entry to the caller, as the kernel would have: its user, and its group unless the directory hands its own
     /// down (setgid, mkdir(2)). Returns the attributes that hold then.
-    fn give(&self, caller: &Caller, place: &Place, mode: u32, stat: Stat) -> Result<Stat> {
+    fn give(&self, caller: &Caller, place: &Place, stat: Stat) -> Result<Stat> {
         if !self.options.give_to_caller || (stat.uid, stat.gid) == (caller.uid, caller.gid) {
             return Ok(stat);
         }
         let keeps_group = stat.gid != caller.gid && place.dir.stat(OsStr::new("."))?.mode & libc::S_ISGID != 0;
         let gid = (!keeps_group).then_some(caller.gid);
         place.dir.set_owner(place.entry(), Some(caller.uid), gid)?;
-        // chown took suid and sgid away (chown(2)).
-        if stat.kind != Kind::Dir && stat.kind != Kind::Symlink && mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            place.dir.set_mode(place.entry(), mode)?;
+        // chown took suid and sgid away (chown(2)). The mode it had, not the one asked for: a default ACL may grant less.
+        if stat.kind != Kind::Dir && stat.kind != Kind::Symlink && stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            place.dir.set_mode(place.entry(), stat.mode)?;
         }
         Ok(place.dir.stat(place.entry())?)
     }

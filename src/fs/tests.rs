@@ -438,3 +438,27 @@ fn new_files_belong_to_the_caller() {
     let fifo = fs.mknod(&caller, Ino::ROOT, os("fifo"), libc::S_IFIFO | 0o666, 0o022, 0).unwrap();
     assert_eq!((fifo.attr.kind, owner(&fifo)), (Kind::Fifo, (1234, 2345, 0o644)));
 }
+
+#[test]
+fn a_default_acl_is_not_widened_by_what_creation_does_afterwards() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let fs = scratch.mount();
+    let dir = fs.mkdir(&ROOT, Ino::ROOT, os("d"), 0o777, 0).unwrap().attr.ino;
+    // Version 2; user::rwx, group::r-x, other::--- (linux/posix_acl_xattr.h).
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions) in [(0x01u16, 7u16), (0x04, 5), (0x20, 0)] {
+        acl.extend_from_slice(&tag.to_le_bytes());
+        acl.extend_from_slice(&permissions.to_le_bytes());
+        acl.extend_from_slice(&u32::MAX.to_le_bytes());
+    }
+    fs.setxattr(&ROOT, dir, os("system.posix_acl_default"), &acl, XattrHow::Create).unwrap();
+    let caller = Caller { uid: 1234, gid: 2345, pid: 0 };
+    let (file, handle) = fs.create(&caller, dir, os("f"), 0o4777, 0o022, WRITE).unwrap();
+    fs.release(handle).unwrap();
+    assert_eq!(file.attr.mode, 0o4750, "suid is put back after chown, and nothing else");
+    let inside = fs.mkdir(&caller, dir, os("inside"), 0o077, 0o022).unwrap();
+    assert_eq!(inside.attr.mode, 0o050, "the owner's bits lent to make the id are taken back, and nothing else");
+}
