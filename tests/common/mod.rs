@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A directory of the test's own, searchable by all users, removed at the end.
 pub fn scratch() -> TempDir {
     let base = std::env::var_os("ENVELOPEFS_TEST_TMP").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let dir = tempfile::Builder::new().prefix("envelopefs-").tempdir_in(&base).expect("scratch directory");
+    // Short: pjdfstest binds sockets below it, whose paths have at most 107 bytes (unix(7)).
+    let dir = tempfile::Builder::new().prefix("e-").tempdir_in(&base).expect("scratch directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     dir
 }
