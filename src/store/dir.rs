@@ -220,6 +220,10 @@ impl BackingDir for RealDir {
         Ok(rustix::fs::fsync(self.open_for_reading()?)?)
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(self.open_for_reading()?)?)
+    }
+
     fn stat_volume(&self) -> io::Result<VolumeStat> {
         let stat = rustix::fs::fstatvfs(&self.fd)?;
         Ok(VolumeStat {

@@ -68,6 +68,8 @@ pub trait BackingDir: Send + Sync + std::fmt::Debug + 'static {
     fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> io::Result<()>;
     /// Makes the directory's entries durable (`fsync` of the directory).
     fn sync(&self) -> io::Result<()>;
+    /// Makes everything on the backing filesystem durable (`syncfs(2)`).
+    fn sync_all(&self) -> io::Result<()>;
     /// `fstatvfs`.
     fn stat_volume(&self) -> io::Result<VolumeStat>;
     /// For [`link`](Self::link) and [`rename`](Self::rename) to recognise their own kind.
