@@ -6,12 +6,17 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/history.rs"]
+mod history;
+#[path = "../common/random.rs"]
+mod random;
 
 mod attributes;
 mod conformance;
 mod data;
 mod directories;
 mod faults;
+mod kill;
 mod locks;
 mod manifest;
 mod names;
