@@ -58,6 +58,8 @@ pub enum Bound {
     Durable,
     /// Everything up to the last close or flush to the disk: what the death of the daemon must leave.
     HandedOver,
+    /// Everything up to the last change that returned success: what is read as long as the daemon lives.
+    Returned,
 }
 
 /// The changes of one file since it was last durable.
@@ -67,19 +69,37 @@ pub struct History {
     changes: Vec<Change>,
     /// So many changes were handed over since.
     handed_over: usize,
+    /// So many of them returned success, or are known to be in effect.
+    returned: usize,
+    /// It was durable since it was last empty.
+    settled: bool,
     now: Vec<u8>,
 }
 
 impl History {
     /// A file with contents that are durable.
     pub fn of(contents: Vec<u8>) -> History {
-        History { now: contents.clone(), durable: contents, ..History::default() }
+        History { now: contents.clone(), durable: contents, settled: true, ..History::default() }
     }
 
     /// Notes a change: before it is made, because it may take effect without ever returning.
     pub fn push(&mut self, change: Change) {
         change.apply(&mut self.now);
+        self.settled &= !matches!(change, Change::Truncate(0));
         self.changes.push(change);
+    }
+
+    /// Goes on from contents that were found and judged right: these are what is read from now on.
+    pub fn saw(&mut self, found: &[u8]) {
+        if self.now != found {
+            self.push(Change::Became(found.to_vec()));
+        }
+        self.returned();
+    }
+
+    /// All changes so far returned success.
+    pub fn returned(&mut self) {
+        self.returned = self.changes.len();
     }
 
     /// All changes so far are durable.
@@ -87,11 +107,23 @@ impl History {
         self.durable.clone_from(&self.now);
         self.changes.clear();
         self.handed_over = 0;
+        self.returned = 0;
+        self.settled = true;
     }
 
     /// All changes so far were handed over.
     pub fn handed_over(&mut self) {
         self.handed_over = self.changes.len();
+    }
+
+    /// True if it was durable at some time since it was created or truncated to nothing: only then does a power failure leave it whole.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// True if nothing changed since it was durable.
+    pub fn is_durable(&self) -> bool {
+        self.changes.is_empty()
     }
 
     /// The contents if all changes took effect.
@@ -102,7 +134,11 @@ impl History {
     /// Says what is wrong with the contents found.
     pub fn judge(&self, found: &[u8], bound: Bound) -> Result<(), String> {
         let mut contents = self.durable.clone();
-        let promised = if bound == Bound::HandedOver { self.handed_over } else { 0 };
+        let promised = match bound {
+            Bound::Durable => 0,
+            Bound::HandedOver => self.handed_over,
+            Bound::Returned => self.returned,
+        };
         let (early, late) = self.changes.split_at(promised);
         early.iter().for_each(|change| change.apply(&mut contents));
         let first = contents.clone();
