@@ -38,7 +38,7 @@ fn filled(raw: Arc<dyn BackingFile>) -> File {
     let file = File::open(raw, ring()).expect("opens");
     let data = vec![7; MIB];
     for offset in (0..SIZE).step_by(MIB) {
-        file.write_at(offset, &data, false).expect("writes");
+        file.write_at(offset, &data).expect("writes");
     }
     file.commit(Durability::Written).expect("commits");
     file
@@ -80,7 +80,7 @@ fn writes(c: &mut Criterion) {
             let data = vec![9; len];
             let file = filled(make());
             let mut next = scattered(len as u64);
-            group.bench_function("encrypted", |b| b.iter(|| file.write_at(next(), &data, false).expect("writes")));
+            group.bench_function("encrypted", |b| b.iter(|| file.write_at(next(), &data).expect("writes")));
             let bare = make();
             bare.write_all_vectored_at(&mut [IoSlice::new(&vec![7; SIZE as usize])], 0).expect("writes");
             let mut next = scattered(len as u64);
@@ -103,7 +103,7 @@ fn small(c: &mut Criterion) {
             b.iter(|| {
                 raw.set_len(0).expect("truncates");
                 let file = File::open(Arc::clone(&raw), Arc::clone(&ring)).expect("opens");
-                file.write_at(0, &data, false).expect("writes");
+                file.write_at(0, &data).expect("writes");
                 file.commit(Durability::Written).expect("commits");
             })
         });

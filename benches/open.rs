@@ -18,7 +18,7 @@ fn open(c: &mut Criterion) {
     for (label, size) in [("inline, 1 KiB", 1024), ("1 MiB", 1 << 20)] {
         let raw = MemFile::new();
         let file = File::open(raw.clone(), Arc::clone(&ring)).expect("opens");
-        file.write_at(0, &vec![1; size], false).expect("writes");
+        file.write_at(0, &vec![1; size]).expect("writes");
         file.commit(Durability::Written).expect("commits");
         let raw: Arc<dyn BackingFile> = raw;
         group.bench_function(label, |b| {

@@ -122,7 +122,8 @@ pub struct Mount {
     #[command(flatten)]
     pub credentials: Credentials,
     /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev,
-    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH.
+    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH,
+    /// journal_size=MiB.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
     pub options: Vec<OsString>,
     /// Stay in the foreground; messages go to standard error.

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use envelopefs::fs::{Fs, FsOptions};
 use envelopefs::fuse::session::{self, SessionOptions};
 use envelopefs::keys::KeyRing;
-use envelopefs::store::open_root;
+use envelopefs::store::{StoreOptions, open_root};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, SeekFrom, Timespec, Timestamps};
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ impl Volume {
 
     fn mount(&self) -> Mount {
         let root = rustix::process::geteuid().is_root();
-        let options = FsOptions { read_only: false, give_to_caller: root, commit_on_flush: true };
+        let options = FsOptions { read_only: false, give_to_caller: root, store: StoreOptions::of_this_kernel() };
         let backing = open_root(&self.scratch.path().join("backing")).unwrap();
         let fs = Arc::new(Fs::new(backing, self.ring.clone(), options).unwrap());
         let at = self.scratch.path().join("mnt");

@@ -10,8 +10,8 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use envelopefs::crypto::secret::Secret;
 use envelopefs::file::{File, FileOptions, NodeCache, stored_len};
 use envelopefs::keys::{FileId, KeyId, KeyRing, WrappedDek};
-use envelopefs::store::Durability;
 use envelopefs::store::mem::MemFile;
+use envelopefs::store::{BlockFile, Durability};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use uuid::Uuid;
@@ -121,11 +121,12 @@ fn make_missing_vectors() {
         let raw = MemFile::new();
         let first = ring(if vector.rewrapped { OLDER_MASTER } else { MASTER }, &[]);
         let options = FileOptions { cache: NodeCache::new(1 << 20), epoch_limit: vector.epoch_limit };
-        let file = File::open_with(raw.clone(), Arc::clone(&first), options).expect("opens");
+        let file = File::open_with(BlockFile::direct(raw.clone()).expect("stats"), Arc::clone(&first), options)
+            .expect("opens");
         file.set_len(vector.size).expect("extends");
         let plain = vector.plain();
         for &(offset, len) in vector.data {
-            file.write_at(offset, &plain[offset as usize..][..len], false).expect("writes");
+            file.write_at(offset, &plain[offset as usize..][..len]).expect("writes");
         }
         file.commit(Durability::Written).expect("commits");
         let mut stored = raw.bytes(0, raw.len() as usize);

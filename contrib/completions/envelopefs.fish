@@ -46,7 +46,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -s h -l help
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev, atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH.' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev, atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH, journal_size=MiB.' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l volume-id -d 'Refuse any volume but this one' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l log-file -d 'Append messages to this file instead of sending them to the system log' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -s t -d 'As mount(8) passes it; of no effect' -r

@@ -2,14 +2,16 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use uuid::Uuid;
 
-use super::{Code, Result, credentials, harden};
+use super::{Code, Failure, Result, credentials, harden};
 use crate::cli::Check;
 use crate::fs::check::{Finding, Reporter};
 use crate::fs::{Fs, FsOptions};
-use crate::store::open_root;
+use crate::store::{BackingDir, Store, StoreError, StoreOptions, open_root};
 use crate::volume::Volume;
 
 pub(super) fn run(args: Check) -> Result<ExitCode> {
@@ -20,7 +22,8 @@ pub(super) fn run(args: Check) -> Result<ExitCode> {
     let _lock = volume.lock()?;
     let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, args.volume_id)?;
     let root = open_root(&args.backing).map_err(crate::fs::FsError::from)?;
-    let options = FsOptions { read_only: true, give_to_caller: false, commit_on_flush: true };
+    let options = FsOptions { read_only: true, give_to_caller: false, store: StoreOptions::of_this_kernel() };
+    recover(&root, volume.description().uuid(), options.store)?;
     let fs = Fs::unchecked(root, unlocked.ring(), options)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let progress = Progress::new(args.quiet);
@@ -39,6 +42,19 @@ pub(super) fn run(args: Check) -> Result<ExitCode> {
     }
     println!("No damage found.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Replays the journal of a volume that was not unmounted cleanly, as mounting it would: what is in it is part of the volume.
+fn recover(root: &Arc<dyn BackingDir>, volume: Uuid, options: StoreOptions) -> Result<()> {
+    let fail = |error: StoreError| Failure::from(crate::fs::FsError::from(error));
+    match Store::require_clean(&**root, *volume.as_bytes()) {
+        Err(StoreError::NeedsRecovery) => {}
+        other => return other.map_err(fail),
+    }
+    let store = Store::open(root.clone(), *volume.as_bytes(), options).map_err(fail)?;
+    store.end().map_err(|error| fail(error.into()))?;
+    println!("The volume was not unmounted cleanly: its journal was replayed.");
+    Ok(())
 }
 
 /// Findings as lines, progress as a bar on a terminal.

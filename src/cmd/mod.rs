@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use crate::cli::{Cli, Command, Key};
 use crate::fs::FsError;
 use crate::keys::key_file::KeyFileError;
+use crate::store::StoreError;
 use crate::volume::VolumeError;
 
 /// Exit codes; scripts rely on them.
@@ -124,8 +125,20 @@ impl From<KeyFileError> for Failure {
 
 impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
+        let remedy = match &error {
+            FsError::Store(StoreError::NeedsRecovery) => {
+                return Failure::new(Code::Mount, "the volume must be recovered first")
+                    .because(&error)
+                    .remedy("mount it once without `ro`, which replays the journal");
+            }
+            FsError::Store(StoreError::Foreign(_)) => Some(
+                "put the right journal back, or remove .envelopefs/journal and with it the last changes before the unclean stop",
+            ),
+            _ => None,
+        };
         let code = if error.is_fault() { Code::Damaged } else { Code::Failure };
-        Failure::new(code, "the volume cannot be read").because(&error)
+        let failure = Failure::new(code, "the volume cannot be read").because(&error);
+        remedy.into_iter().fold(failure, Failure::remedy)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Code, Failure, Result, credentials, harden, log, options, umount};
 use crate::cli::{Credentials, Mount};
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::session::{self, SessionOptions};
-use crate::store::open_root;
+use crate::store::{StoreOptions, open_root};
 use crate::sys::process::{self, Forked, Ready};
 use crate::volume::Volume;
 
@@ -67,7 +67,7 @@ fn serve(
     let uuid = volume.description().uuid();
 
     let session = SessionOptions { source: backing.to_string_lossy().into_owned(), ..options.session };
-    let fs = open_fs(backing, unlocked.ring(), &session)?;
+    let fs = open_fs(backing, unlocked.ring(), &session, options.journal_len)?;
     drop(unlocked);
     let mounted = session::mount(fs, mountpoint, &session).map_err(|error| cannot_mount(mountpoint, &error))?;
     process::drop_privileges()
@@ -98,12 +98,13 @@ fn open_fs(
     backing: &Path,
     ring: std::sync::Arc<crate::keys::KeyRing>,
     session: &SessionOptions,
+    journal_len: Option<u64>,
 ) -> Result<std::sync::Arc<Fs>> {
     let root = open_root(backing).map_err(crate::fs::FsError::from)?;
     let options = FsOptions {
         read_only: session.read_only,
         give_to_caller: rustix::process::geteuid().is_root(),
-        commit_on_flush: true,
+        store: StoreOptions { journal_len, ..StoreOptions::of_this_kernel() },
     };
     let fs = Fs::new(root, ring, options).map_err(|error| match error.errno() {
         libc::EROFS => {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Code, Failure, Result};
 use crate::cli::Mount;
 use crate::fuse::session::SessionOptions;
+use crate::store::{JOURNAL_MAX, JOURNAL_MIN};
 
 /// What the options of a mount come to.
 pub(super) struct MountOptions {
@@ -18,6 +19,8 @@ pub(super) struct MountOptions {
     pub(super) passphrase_file: Vec<PathBuf>,
     pub(super) volume_id: Option<Uuid>,
     pub(super) log_file: Option<PathBuf>,
+    /// Bytes of the journal.
+    pub(super) journal_len: Option<u64>,
 }
 
 /// Options of mount(8) and systemd that mean nothing to a mounted filesystem, or what is done anyway.
@@ -58,6 +61,7 @@ pub(super) fn parse(args: &Mount) -> Result<MountOptions> {
         passphrase_file: args.credentials.passphrase_file.clone(),
         volume_id: args.volume_id,
         log_file: args.log_file.clone(),
+        journal_len: None,
     };
     for option in args.options.iter().filter(|option| !option.is_empty()) {
         parsed.take(option)?;
@@ -108,6 +112,12 @@ impl MountOptions {
             b"passphrase_file" => self.passphrase_file.push(path(value)),
             b"log_file" => self.log_file = Some(path(value)),
             b"volume_id" => self.volume_id = Some(text.parse().map_err(|_| bad("a UUID"))?),
+            b"journal_size" => {
+                let possible = JOURNAL_MIN >> 20..=JOURNAL_MAX >> 20;
+                let mib = text.parse().ok().filter(|mib| possible.contains(mib));
+                let expected = format!("a number of MiB from {} to {}", possible.start(), possible.end());
+                self.journal_len = Some(mib.ok_or_else(|| bad(&expected))? << 20);
+            }
             b"threads" => {
                 let threads = text.parse().ok().filter(|n| (1..=64).contains(n));
                 self.session.threads = threads.ok_or_else(|| bad("a number from 1 to 64"))?;
@@ -160,7 +170,15 @@ mod tests {
 
     #[test]
     fn what_is_not_known_or_not_meant_is_refused() {
-        for bad in ["nonsense", "allow_others", "threads=0", "threads=x", "volume_id=1"] {
+        for bad in [
+            "nonsense",
+            "allow_others",
+            "threads=0",
+            "threads=x",
+            "volume_id=1",
+            "journal_size=3",
+            "journal_size=9999999",
+        ] {
             let failure = parsed(bad).err().expect(bad);
             assert_eq!(failure.code, Code::Usage);
             assert!(failure.fact.contains(bad), "{failure}");

@@ -3,35 +3,83 @@
 //! The order: nodes in unused places, a longer length, nodes over old ones, the header, a shorter length. So running out of
 //! space comes before anything that is in use changes, and a death on the way leaves at worst a backing file that is too long.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use super::header::{Header, PLACES, ROOT_LEN, RootRecord};
 use super::layout::{HEADER_LEN, stored_len};
 use super::read::Scratch;
 use super::tree::{Entry, SealedNode};
 use super::{BLOCK, Body, File, FileError, State};
-use crate::store::Durability;
+use crate::store::{BlockFile, Durability, Timestamp};
 
 impl File {
-    /// Writes pending nodes and the header: everything written so far is then reachable from the backing file's header,
+    /// Writes pending nodes and the header: everything written so far is then reachable from the file's header,
     /// at the given durability. Does nothing for a clean file at [`Durability::Written`].
     ///
     /// # Errors
     /// [`FileError`]. What was pending still is, and the next commit tries again; but once a flush has failed, the backing
     /// filesystem may have dropped the data, so no later one of this file reports success.
     pub fn commit(&self, durability: Durability) -> Result<(), FileError> {
+        let metadata = match durability {
+            Durability::Written => return self.hand_over(),
+            Durability::Data => false,
+            Durability::Full => true,
+        };
+        let ticket = {
+            let mut state = self.state.write();
+            let ticket = self.commit_as(&mut state, |blocks, mtime| blocks.prepare(metadata, mtime))?;
+            if metadata {
+                state.restore_mtime(&self.blocks);
+            }
+            ticket
+        };
+        // Without a lock: nobody else waits for the flush.
+        Ok(self.blocks.finish(ticket)?)
+    }
+
+    /// [`commit`](Self::commit) at [`Durability::Written`].
+    fn hand_over(&self) -> Result<(), FileError> {
         // A reader's lock is enough to see that there is nothing to do.
-        let dirty = self.state.read().dirty;
-        if dirty {
-            self.commit_locked(&mut self.state.write())?;
+        let state = self.state.read();
+        if !state.dirty && state.mtime.is_none() {
+            return Ok(());
         }
-        // Without a lock. Whoever flushes at the same time flushes for himself: what he found written is written.
-        Ok(self.blocks.commit(durability)?)
+        drop(state);
+        let mut state = self.state.write();
+        self.commit_locked(&mut state)?;
+        state.restore_mtime(&self.blocks);
+        Ok(())
+    }
+
+    /// Commits and leaves it to [`Store::settle`](crate::store::Store::settle), called next, to make it durable.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn commit_for_settling(&self) -> Result<(), FileError> {
+        let mut state = self.state.write();
+        self.commit_as(&mut state, |blocks, mtime| {
+            blocks.end_in_place();
+            blocks.commit(mtime)
+        })
     }
 
     pub(super) fn commit_locked(&self, state: &mut State) -> Result<(), FileError> {
         if !state.dirty {
             return Ok(());
+        }
+        self.commit_as(state, BlockFile::commit)?;
+        state.restore_mtime(&self.blocks);
+        Ok(())
+    }
+
+    /// Writes what is pending and ends the group as `end` does.
+    fn commit_as<T>(
+        &self,
+        state: &mut State,
+        end: impl FnOnce(&BlockFile, Option<Timestamp>) -> io::Result<T>,
+    ) -> Result<T, FileError> {
+        if !state.dirty {
+            return Ok(end(&self.blocks, state.mtime)?);
         }
         state.keep_mtime(&self.blocks)?;
         let unused = Scratch::with(|scratch| self.write_tree(state, scratch))?;
@@ -47,15 +95,17 @@ impl File {
             state.stored = length;
         }
         state.committed = state.size;
+        let ended = end(&self.blocks, state.mtime)?;
         state.dirty = false;
         state.excess = false;
-        self.blocks.commit(Durability::Written)?;
+        if std::mem::take(&mut state.retired) {
+            self.blocks.retire(0, state.stored)?;
+        }
         for node in unused {
             // For the space only: what is in a place without a node means nothing.
             let _ = self.blocks.punch_hole(node.id.block().offset(), BLOCK as u64);
         }
-        state.restore_mtime(&self.blocks);
-        Ok(())
+        Ok(ended)
     }
 
     /// Writes nodes and header, and returns the nodes whose places are unused now.
@@ -107,6 +157,7 @@ impl File {
         if state.committed == 0 {
             state.places = [None; PLACES];
             state.places[0] = Some(self.ring.wrap_dek(&keys.id(), keys.dek()));
+            self.blocks.identify(keys.id().0);
         }
         let grant = keys.reserve(1)?;
         let (height, root, contents): (u8, Entry, &[u8]) = match &state.body {

@@ -103,9 +103,8 @@ impl Default for FileOptions {
 /// header that refers to it. Dropping a file commits nothing.
 ///
 /// Any error but [`FileError::Damaged`] leaves the file as it was, or as a shorter write would have; what was readable
-/// stays readable, through this value and after a later commit. The one exception is for the store to lift: until
-/// changes go through a journal, a write to a block in use that the backing filesystem tears *within* the block,
-/// or a death between such a write and the commit, leaves that chunk damaged.
+/// stays readable, through this value and after a later commit. What a power loss or the daemon's death leaves is the
+/// store's matter: see [`crate::store`].
 pub struct File {
     blocks: BlockFile,
     ring: Arc<KeyRing>,
@@ -132,6 +131,8 @@ struct State {
     committed: u64,
     /// Parts of the committed tree were dropped together with the [`Tree`] value.
     dropped: bool,
+    /// Chunks became holes whose space is kept: the next commit does without their places.
+    retired: bool,
     /// Length of the backing file.
     stored: u64,
     /// The backing file was longer than its header allows when it was opened.
@@ -151,23 +152,30 @@ enum Body {
 }
 
 impl File {
-    /// Opens a backing file: reads and verifies header and root record. A zero-length one is an empty file.
+    /// Opens a backing file by itself, without a journal ([`BlockFile::direct`]): for reading, and for files in memory.
+    ///
+    /// # Errors
+    /// As [`open_blocks`](Self::open_blocks).
+    pub fn open(raw: Arc<dyn BackingFile>, ring: Arc<KeyRing>) -> Result<File, FileError> {
+        Self::open_blocks(BlockFile::direct(raw)?, ring)
+    }
+
+    /// Opens a file: reads and verifies header and root record. A backing file of no bytes is an empty file.
     /// A backing file that is longer than its sealed size is opened with its sealed size, and
     /// [`excess`](Self::excess) tells of it.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn open(raw: Arc<dyn BackingFile>, ring: Arc<KeyRing>) -> Result<File, FileError> {
-        Self::open_with(raw, ring, FileOptions::default())
+    pub fn open_blocks(blocks: BlockFile, ring: Arc<KeyRing>) -> Result<File, FileError> {
+        Self::open_with(blocks, ring, FileOptions::default())
     }
 
-    /// Like [`open`](Self::open), with other options than the usual ones.
+    /// Like [`open_blocks`](Self::open_blocks), with other options than the usual ones.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn open_with(raw: Arc<dyn BackingFile>, ring: Arc<KeyRing>, options: FileOptions) -> Result<File, FileError> {
-        let blocks = BlockFile::new(raw);
-        let stored = blocks.len()?;
+    pub fn open_with(blocks: BlockFile, ring: Arc<KeyRing>, options: FileOptions) -> Result<File, FileError> {
+        let stored = blocks.len();
         let mut state = State {
             size: 0,
             body: Body::Empty,
@@ -177,6 +185,7 @@ impl File {
             places: [None; PLACES],
             committed: 0,
             dropped: false,
+            retired: false,
             stored,
             excess: false,
             counted: 0,
@@ -191,6 +200,7 @@ impl File {
                 state.excess = true;
             } else {
                 let opened = open_header(block, stored, &ring, options.epoch_limit)?;
+                blocks.identify(opened.header.file_id.0);
                 state.size = opened.record.size;
                 state.committed = opened.record.size;
                 state.generation = opened.record.generation;
@@ -229,12 +239,23 @@ impl File {
                 return self.commit_locked(&mut state);
             }
             let stored = stored_len(state.size);
-            self.blocks.set_len(stored)?;
+            self.blocks.cut_excess(stored)?;
             state.stored = stored;
             state.excess = false;
             state.restore_mtime(&self.blocks);
         }
         Ok(())
+    }
+
+    /// True if nothing is left to be written to the backing file later on; until then whoever opens the file must be given this
+    /// one, and attributes be asked here.
+    pub fn is_settled(&self) -> bool {
+        !self.state.read().dirty && self.blocks.is_settled()
+    }
+
+    /// Attributes or names changed by another way than through this value; see [`BlockFile::attributes_changed`].
+    pub fn attributes_changed(&self) {
+        self.blocks.attributes_changed();
     }
 
     /// Plain size in bytes.
@@ -263,13 +284,12 @@ impl File {
     /// [`FileError::Io`].
     pub fn set_mtime(&self, mtime: Timestamp) -> Result<(), FileError> {
         let mut state = self.state.write();
-        if state.dirty {
-            // The commit sets it; doing it here as well would be one more system call for each close.
-            state.mtime = Some(mtime);
-        } else {
+        if !state.dirty {
             self.blocks.raw().set_times(SetTime::Keep, SetTime::To(mtime))?;
-            state.mtime = None;
         }
+        // What is written later on disturbs it, and then it is set again.
+        state.mtime = (state.dirty || !self.blocks.is_settled()).then_some(mtime);
+        self.blocks.attributes_changed();
         Ok(())
     }
 
@@ -331,10 +351,11 @@ impl State {
         Ok(())
     }
 
-    /// Gives the backing file the mtime that users see. A daemon that may write to a file it does not own cannot; the mtime is
-    /// then remembered for as long as the file is open.
+    /// Gives the backing file the mtime that users see, once nothing will disturb it. A daemon that may write to a file it does not
+    /// own cannot; the mtime is then remembered for as long as the file is open.
     fn restore_mtime(&mut self, blocks: &BlockFile) {
         if let Some(mtime) = self.mtime
+            && blocks.is_settled()
             && blocks.raw().set_times(SetTime::Keep, SetTime::To(mtime)).is_ok()
         {
             self.mtime = None;

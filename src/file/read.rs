@@ -189,7 +189,7 @@ fn read_run(
         source.blocks.read(&mut bufs, offset)?
     };
     if got < expected {
-        let stored = source.blocks.len()?;
+        let stored = source.blocks.raw().stat()?.size;
         return Err(Damage::TooShort { stored, expected: offset + expected as u64 }.into());
     }
     let mut opener = source.keys.opener();

@@ -48,7 +48,8 @@ impl File {
         let result = self
             .reserve(&mut state, offset..end, keep_size)
             .and_then(|()| self.zero(&mut state, offset, len))
-            .and_then(|_| self.grow_to(&mut state, end, keep_size));
+            .map(|holes| state.retired |= !holes.is_empty())
+            .and_then(|()| self.grow_to(&mut state, end, keep_size));
         self.count_pending(&mut state);
         result
     }

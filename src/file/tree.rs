@@ -105,7 +105,7 @@ impl Source<'_> {
         let offset = id.block().offset();
         let got = self.blocks.read(&mut [IoSliceMut::new(node.bytes_mut())], offset)?;
         if got < BLOCK {
-            let stored = self.blocks.len()?;
+            let stored = self.blocks.raw().stat()?.size;
             return Err(Damage::TooShort { stored, expected: offset + BLOCK as u64 }.into());
         }
         self.keys.open(Place::Node(id), entry, node.bytes_mut())?;

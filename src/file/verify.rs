@@ -23,7 +23,7 @@ impl File {
             self.commit_locked(&mut self.state.write())?;
         }
         let state = self.state.read();
-        let stored = self.blocks.len()?;
+        let stored = self.blocks.len();
         let expected = stored_len(state.size);
         if stored > expected {
             damage(Damage::TooLong { stored, expected });

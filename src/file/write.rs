@@ -16,12 +16,11 @@ use super::read::Scratch;
 use super::tree::{Entry, Source, Tree};
 use super::{BLOCK, Body, File, FileError, State, check_size, now};
 use crate::crypto::Nonce;
-use crate::store::Durability;
 
 /// Chunks written at a time: bounds the scratch memory.
 const PIECE: u64 = 256 * BLOCK_LEN;
 
-/// Pending nodes below which a file does not commit for want of memory: others have what is to be given back.
+/// Pending nodes or blocks below which a file does not commit for want of memory: others have what is to be given back.
 const FEW_PENDING: usize = 16;
 
 /// A chunk about to be written, sealed already.
@@ -59,32 +58,40 @@ struct Old<'a> {
 }
 
 impl File {
-    /// Writes all of `data`. The mtime becomes the current time unless `keep_mtime` (a write-back of the kernel's cache).
+    /// Writes all of `data`. The mtime becomes the current time.
     ///
     /// # Errors
     /// [`FileError`]; part of the data may have been written.
-    pub fn write_at(&self, offset: u64, data: &[u8], keep_mtime: bool) -> Result<(), FileError> {
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), FileError> {
         check_size(offset.checked_add(data.len() as u64).ok_or(FileError::TooLarge)?)?;
         let (mut offset, mut rest) = (offset, data);
         while !rest.is_empty() {
             let room = PIECE - offset % BLOCK_LEN;
             let (piece, behind) = rest.split_at(rest.len().min(room as usize));
-            Scratch::with(|scratch| self.write_piece(offset, piece, keep_mtime, scratch))?;
+            Scratch::with(|scratch| self.write_piece(offset, piece, scratch))?;
+            if self.blocks.is_pressed()
+                && let Err(error) = self.blocks.settle()
+            {
+                // Not this write's fault; what it is about fails by itself, in the next commit.
+                tracing::warn!(%error, "the store could not make room in memory");
+            }
             offset += piece.len() as u64;
             rest = behind;
         }
         Ok(())
     }
 
-    fn write_piece(&self, offset: u64, data: &[u8], keep_mtime: bool, scratch: &mut Scratch) -> Result<(), FileError> {
+    fn write_piece(&self, offset: u64, data: &[u8], scratch: &mut Scratch) -> Result<(), FileError> {
         let end = offset + data.len() as u64;
         let whole = seal_whole_chunks(self, offset, data, scratch)?;
 
         let mut state = self.state.write();
-        let result = self.place(&mut state, offset..end, data, keep_mtime, whole, scratch);
+        let result = self.place(&mut state, offset..end, data, whole, scratch);
         self.count_pending(&mut state);
         result?;
-        if state.counted >= FEW_PENDING && self.options.cache.is_pressed() {
+        let nodes_pressed = state.counted >= FEW_PENDING && self.options.cache.is_pressed();
+        let blocks_pressed = self.blocks.is_pressed() && self.blocks.is_holding(FEW_PENDING);
+        if nodes_pressed || blocks_pressed || self.blocks.is_full(state.counted) {
             self.commit_locked(&mut state)?;
         }
         Ok(())
@@ -96,13 +103,9 @@ impl File {
         state: &mut State,
         range: Range<u64>,
         data: &[u8],
-        keep_mtime: bool,
         whole: Vec<Job>,
         scratch: &mut Scratch,
     ) -> Result<(), FileError> {
-        if keep_mtime {
-            state.keep_mtime(&self.blocks)?;
-        }
         let size = state.size.max(range.end);
         if size <= INLINE_MAX {
             let plain = state.inline_mut(size);
@@ -114,9 +117,7 @@ impl File {
         } else {
             self.place_chunks(state, range, data, size, whole, scratch)?;
         }
-        if !keep_mtime {
-            state.mtime = Some(now());
-        }
+        state.mtime = Some(now());
         Ok(())
     }
 
@@ -319,7 +320,6 @@ impl File {
         state.body = Body::Empty;
         state.size = 0;
         (state.dirty, state.dropped, state.excess) = (false, false, false);
-        self.blocks.commit(Durability::Written)?;
         state.mtime = Some(now());
         state.restore_mtime(&self.blocks);
         Ok(())
@@ -392,7 +392,7 @@ pub(super) fn read_chunk(source: Source<'_>, tree: &Tree, chunk: ChunkIndex, out
     let offset = chunk.block().offset();
     let got = source.blocks.read(&mut [IoSliceMut::new(out)], offset)?;
     if got < out.len() {
-        let stored = source.blocks.len()?;
+        let stored = source.blocks.raw().stat()?.size;
         return Err(super::Damage::TooShort { stored, expected: offset + out.len() as u64 }.into());
     }
     Ok(source.keys.open(Place::Chunk(chunk), &entry, out)?)
@@ -486,7 +486,7 @@ fn place_jobs(
                     run.iter().filter(|job| is_stored(source, job, sealed)).for_each(|job| enter(tree, job, size));
                 }
                 // Part of the run may be there and may have made the backing file longer.
-                *stored = source.blocks.len().unwrap_or(*stored).max(*stored);
+                *stored = source.blocks.raw().stat().map_or(*stored, |stat| stat.size).max(*stored);
                 return Err(error.into());
             }
         }

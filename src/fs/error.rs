@@ -1,6 +1,7 @@
 //! Errors of the filesystem and the one errno table.
 
 use crate::file::FileError;
+use crate::store::StoreError;
 
 /// Error of a filesystem operation.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum FsError {
     /// An encrypted file refused.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The journalled store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Something other than a file's contents is not what was stored.
     #[error("damaged: {0}")]
     Damaged(&'static str),
@@ -29,7 +33,8 @@ impl FsError {
             FsError::File(FileError::Damaged(_)) => libc::EIO,
             FsError::File(FileError::NoKey) => libc::ENOKEY,
             FsError::File(FileError::TooLarge) => libc::EFBIG,
-            FsError::Damaged(_) => libc::EIO,
+            FsError::Store(StoreError::Io(error)) => error.raw_os_error().unwrap_or(libc::EIO),
+            FsError::Store(_) | FsError::Damaged(_) => libc::EIO,
         }
     }
 
@@ -38,7 +43,7 @@ impl FsError {
     pub fn is_fault(&self) -> bool {
         match self {
             FsError::Posix(_) | FsError::File(FileError::TooLarge) => false,
-            FsError::Damaged(_) | FsError::File(FileError::Damaged(_) | FileError::NoKey) => true,
+            FsError::Store(_) | FsError::Damaged(_) | FsError::File(FileError::Damaged(_) | FileError::NoKey) => true,
             FsError::Io(error) | FsError::File(FileError::Io(error)) => {
                 error.raw_os_error().is_none_or(|errno| errno == libc::EIO)
             }

@@ -68,6 +68,8 @@ struct Links {
 pub(super) struct OpenState {
     pub(super) file: Option<Arc<OpenFile>>,
     pub(super) handles: usize,
+    /// Kept open for the store's sake.
+    pub(super) lingers: bool,
 }
 
 /// An opened encrypted file with the backing file under it.

@@ -1,6 +1,8 @@
 //! Contents: open handles, reading, writing, space.
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,8 +12,10 @@ use super::handle::FileHandle;
 use super::inode::{Inode, InodeTable, OpenFile, SizeOverride};
 use super::{Caller, Fallocate, Fs, HandleId, Ino, Kind, OpenHow, Result, Seek, WriteHow, posix};
 use crate::file::{self, File};
-use crate::store::{Access, BackingFile, Durability};
+use crate::store::{Access, BackingFile, Durability, Stat};
 
+/// Files kept open for the store's sake from which on it is asked to hurry.
+const MAX_LINGERING: usize = 128;
 /// Bytes copied at a time by [`Fs::copy_file_range`].
 const COPY_STEP: usize = 1 << 20;
 
@@ -68,7 +72,10 @@ impl Fs {
             return Ok(open);
         }
         let (raw, writable) = self.open_backing_widely(inode, write)?;
-        let file = File::open(raw.clone(), self.ring.clone())?;
+        let file = match &self.store {
+            Some(store) => File::open_blocks(store.attach(raw.clone(), false, &self.hint(inode))?, self.ring.clone())?,
+            None => File::open(raw.clone(), self.ring.clone())?,
+        };
         if file.excess() {
             let stored = raw.stat()?.size;
             if writable || inode.size_override(stored) != Some(file.len()) {
@@ -124,16 +131,106 @@ impl Fs {
         posix(libc::ESTALE)
     }
 
-    /// Gives one share of an open file back; the last one commits and closes it.
-    pub(super) fn close_inode(&self, inode: &Inode) -> Result<()> {
+    /// The file just created in a backing file.
+    pub(super) fn open_created(&self, raw: Arc<dyn BackingFile>, parent: &Inode, entry: &OsStr) -> Result<File> {
+        let Some(store) = &self.store else { return Err(posix(libc::EROFS)) };
+        let mut hint = self.hint(parent);
+        if !hint.is_empty() {
+            hint.push(b'/');
+        }
+        hint.extend_from_slice(entry.as_bytes());
+        Ok(File::open_blocks(store.attach(raw, true, &hint)?, self.ring.clone())?)
+    }
+
+    /// An inode's path in stored names, for the journal: empty for the root, and where a name on the way is not known.
+    fn hint(&self, inode: &Inode) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut link = inode.first_link();
+        while let Some(here) = link {
+            link = match here.parent {
+                Ino::ROOT => None,
+                parent => match self.inodes.find(parent).and_then(|parent| parent.first_link()) {
+                    Some(above) => Some(above),
+                    None => return Vec::new(),
+                },
+            };
+            names.push(here.entry);
+        }
+        names.reverse();
+        names.join(OsStr::new("/")).into_vec()
+    }
+
+    /// Gives one share of an open file back; the last one commits and closes it, unless the store is not done with it.
+    pub(super) fn close_inode(&self, inode: &Arc<Inode>) -> Result<()> {
         let mut state = inode.open.lock();
         state.handles = state.handles.saturating_sub(1);
-        if state.handles > 0 {
+        let Some(open) = state.file.clone().filter(|_| state.handles == 0) else { return Ok(()) };
+        let outcome = open.file.commit(Durability::Written);
+        if outcome.is_err() || open.file.is_settled() {
+            state.file = None;
+        } else if !state.lingers {
+            state.lingers = true;
+            self.inodes.reference(inode);
+            let mut lingering = self.lingering.lock();
+            lingering.push(inode.clone());
+            if lingering.len() > MAX_LINGERING
+                && let Some(store) = &self.store
+            {
+                store.wake_background();
+            }
+        }
+        Ok(outcome?)
+    }
+
+    /// Closes the files that the store is done with.
+    pub(super) fn close_lingering(&self) {
+        let candidates = std::mem::take(&mut *self.lingering.lock());
+        for inode in candidates {
+            let mut state = inode.open.lock();
+            let stays = state.handles == 0 && state.file.as_ref().is_some_and(|open| !open.file.is_settled());
+            if stays {
+                drop(state);
+                self.lingering.lock().push(inode);
+                continue;
+            }
+            state.lingers = false;
+            if state.handles == 0
+                && let Some(open) = state.file.take()
+                && let Err(error) = open.file.commit(Durability::Written)
+            {
+                tracing::warn!(inode = inode.ino.0, %error, "a file's mtime could not be set");
+            }
+            drop(state);
+            self.inodes.release(inode.ino, 1);
+        }
+    }
+
+    /// Notes for the next fsync that attributes or names of an inode changed.
+    pub(super) fn attributes_changed(&self, inode: &Inode) {
+        if let Some(open) = inode.open_file() {
+            open.file.attributes_changed();
+        }
+    }
+
+    /// Before an inode takes the name of another: makes contents durable that never were, or a power loss could leave the name
+    /// with neither the old contents nor the new.
+    pub(super) fn settle_contents(&self, stat: &Stat) -> Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if stat.kind != Kind::File || !store.is_unflushed(stat.ino) {
             return Ok(());
         }
-        match state.file.take() {
-            Some(open) => Ok(open.file.commit(Durability::Written)?),
-            None => Ok(()),
+        match self.inodes.find(self.ino_of(stat.ino)).and_then(|inode| inode.open_file()) {
+            Some(open) => Ok(open.file.commit(Durability::Data)?),
+            None => Ok(store.flush_closed(stat.ino)?),
+        }
+    }
+
+    /// The last name of a backing inode is gone.
+    pub(super) fn contents_gone(&self, stat: &Stat) {
+        if stat.kind == Kind::File
+            && let Some(store) = &self.store
+        {
+            store.forget(stat.ino);
         }
     }
 
@@ -156,12 +253,8 @@ impl Fs {
             self.clear_suid_sgid_now(&handle.inode)?;
         }
         let file = &handle.open.file;
-        file.write_at(offset, data, false)?;
-        match (handle.sync, self.options.commit_on_flush) {
-            (true, _) => Ok(file.commit(Durability::Data)?),
-            (false, true) => Ok(()),
-            (false, false) => Ok(file.commit(Durability::Written)?),
-        }
+        file.write_at(offset, data)?;
+        self.settle(&handle)
     }
 
     /// A handle that may be written through. The kernel passes a shared memory map's pages on through any handle of the inode.
@@ -227,12 +320,9 @@ impl Fs {
         self.settle(&handle)
     }
 
-    /// Commits a change if nobody will call [`flush`](Self::flush).
+    /// Makes a change durable where the handle asks for that; else it waits for [`flush`](Self::flush).
     fn settle(&self, handle: &FileHandle) -> Result<()> {
-        match self.options.commit_on_flush {
-            true => Ok(()),
-            false => Ok(handle.open.file.commit(Durability::Written)?),
-        }
+        if handle.sync { Ok(handle.open.file.commit(Durability::Data)?) } else { Ok(()) }
     }
 
     /// Finds data or a hole (lseek(2)).
@@ -282,9 +372,6 @@ impl Fs {
             }
         }
         self.clear_suid_sgid(caller, &target.inode)?;
-        if target.sync {
-            target.open.file.commit(Durability::Data)?;
-        }
         self.settle(&target)?;
         Ok(done)
     }
@@ -312,7 +399,7 @@ impl Fs {
         let step = COPY_STEP.min(usize::try_from(len).unwrap_or(COPY_STEP));
         let range = from.read_at(at, step, buf)?;
         let read = &buf[range];
-        onto.write_at(to, read, false)?;
+        onto.write_at(to, read)?;
         Ok(read.len() as u64)
     }
 }

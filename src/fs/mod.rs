@@ -27,7 +27,7 @@ use name::{DirId, StoredName};
 
 use crate::keys::KeyRing;
 pub use crate::store::{BackingDir, Kind, RenameHow, SetTime, Timestamp, VolumeStat, XattrHow};
-use crate::store::{BackingFile, Stat};
+use crate::store::{BackingFile, Stat, Store, StoreOptions};
 
 /// Result of a filesystem operation.
 pub type Result<T> = std::result::Result<T, FsError>;
@@ -153,9 +153,8 @@ pub struct FsOptions {
     pub read_only: bool,
     /// New files are given to the caller (the daemon runs as root); otherwise they are the daemon's.
     pub give_to_caller: bool,
-    /// Reads and writes are counted as complete only at `flush`: pending headers wait until then. Without it every
-    /// write commits (`flush` is never called).
-    pub commit_on_flush: bool,
+    /// How contents are kept over crashes; of no account where nothing is changed.
+    pub store: StoreOptions,
 }
 
 /// Directories held open, most recently used first; each costs a descriptor.
@@ -180,6 +179,11 @@ pub struct Fs {
     inodes: InodeTable,
     handles: HandleTable,
     dirs: Mutex<LruCache<Ino, Arc<dyn BackingDir>>>,
+    /// `None` where nothing is changed.
+    store: Option<Arc<Store>>,
+    /// Files that nobody has open and that the store is not done with: they stay open until it is, so that whoever comes meanwhile
+    /// finds what was written. Each counts as a reference to its inode.
+    lingering: Mutex<Vec<Arc<Inode>>>,
 }
 
 /// Where the attributes of an inode are reached.
@@ -213,22 +217,36 @@ fn is_missing(error: &std::io::Error) -> bool {
 }
 
 impl Fs {
-    /// Takes over a backing directory, exclusively.
+    /// Takes over a backing directory, exclusively, and brings it to the state that an unclean stop left in the journal.
     ///
     /// # Errors
-    /// If the root directory cannot be read or has lost its directory id.
+    /// If the journal cannot be opened or replayed, or the root directory cannot be read or has lost its directory id.
     pub fn new(root: Arc<dyn BackingDir>, ring: Arc<KeyRing>, options: FsOptions) -> Result<Fs> {
-        let fs = Self::unchecked(root, ring, options)?;
+        let volume = *ring.volume().as_bytes();
+        let store = match options.read_only {
+            true => Store::require_clean(&*root, volume).map(|()| None)?,
+            false => Some(Store::open(root.clone(), volume, options.store)?),
+        };
+        let fs = Self::with_store(root, ring, options, store)?;
         let root = fs.inode(Ino::ROOT)?;
         fs.dir_id(&root, &fs.root)?;
         Ok(fs)
     }
 
-    /// As [`new`](Self::new), but takes a volume whose root has lost its id: for [`check`](Self::check).
+    /// As [`new`](Self::new), but without a store, and also for a volume whose root has lost its id: for [`check`](Self::check).
     ///
     /// # Errors
     /// If the root directory cannot be examined.
     pub fn unchecked(root: Arc<dyn BackingDir>, ring: Arc<KeyRing>, options: FsOptions) -> Result<Fs> {
+        Self::with_store(root, ring, options, None)
+    }
+
+    fn with_store(
+        root: Arc<dyn BackingDir>,
+        ring: Arc<KeyRing>,
+        options: FsOptions,
+        store: Option<Arc<Store>>,
+    ) -> Result<Fs> {
         let stat = root.stat(OsStr::new("."))?;
         Ok(Fs {
             root,
@@ -239,28 +257,50 @@ impl Fs {
             inodes: InodeTable::new(),
             handles: HandleTable::default(),
             dirs: Mutex::new(LruCache::new(OPEN_DIRS)),
+            store,
+            lingering: Mutex::default(),
         })
     }
 
-    /// Commits everything that is open, without a flush: what the periodic background commit calls.
+    /// The background commit: makes everything written so far durable, so that it bounds what a power loss can take.
     ///
     /// # Errors
     /// The first one; the other files are committed all the same.
     pub fn commit_all(&self) -> Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
         let mut outcome = Ok(());
         for handle in self.handles.files() {
-            let done = handle.open.file.commit(crate::store::Durability::Written);
-            outcome = outcome.and(done.map_err(FsError::from));
+            outcome = outcome.and(handle.open.file.commit_for_settling().map_err(FsError::from));
         }
+        outcome = outcome.and(store.work().map_err(FsError::from));
+        self.close_lingering();
         outcome
     }
 
-    /// Commits everything pending: after unmounting.
+    /// Waits until the background commit is due, which is at once where the store is short of room; false once
+    /// [`stop_background`](Self::stop_background) was called.
+    pub fn wait_for_background(&self, longest: Duration) -> bool {
+        self.store.as_ref().is_some_and(|store| store.wait_for_work(longest))
+    }
+
+    /// Ends [`wait_for_background`](Self::wait_for_background).
+    pub fn stop_background(&self) {
+        if let Some(store) = &self.store {
+            store.stop_background();
+        }
+    }
+
+    /// Commits everything and ends the session of the store, after which nothing can be written: for the time after unmounting.
     ///
     /// # Errors
-    /// As [`commit_all`](Self::commit_all).
+    /// As [`commit_all`](Self::commit_all); the next mount then recovers.
     pub fn shut_down(&self) -> Result<()> {
-        self.commit_all()
+        let Some(store) = &self.store else { return Ok(()) };
+        if store.has_ended() {
+            return Ok(());
+        }
+        self.commit_all()?;
+        Ok(store.end()?)
     }
 
     fn check_writable(&self) -> Result<()> {
@@ -408,3 +448,11 @@ impl Fs {
 
 #[cfg(test)]
 mod tests;
+
+impl Drop for Fs {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store {
+            store.abandon();
+        }
+    }
+}

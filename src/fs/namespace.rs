@@ -18,7 +18,6 @@ use super::{
     BackingDir, Caller, Entry, Fs, FsError, HandleId, Ino, Kind, OpenHow, Place, RenameHow, Result, dir, is_missing,
     posix,
 };
-use crate::file::File;
 use crate::store::{BackingFile, Stat};
 
 /// Name of the directory of long symlink targets in the control directory.
@@ -62,7 +61,7 @@ impl Fs {
         raw: &Arc<dyn BackingFile>,
     ) -> Result<(Entry, Arc<OpenFile>)> {
         let stat = self.give(caller, place, raw.stat()?)?;
-        let file = File::open(raw.clone(), self.ring.clone())?;
+        let file = self.open_created(raw.clone(), &place.parent, place.entry())?;
         let entry = self.enter(place, &stat)?;
         let inode = self.inode(entry.attr.ino)?;
         Ok((entry, acquired(&inode, file, raw.clone())))
@@ -253,6 +252,7 @@ impl Fs {
     }
 
     fn rename_over(&self, from: &Place, source: &Stat, to: &Place, how: RenameHow) -> Result<()> {
+        self.settle_contents(source)?;
         let doomed = self.doom(to)?;
         let both_dirs = (source.kind == Kind::Dir, doomed.stat.kind == Kind::Dir);
         let stripped = match both_dirs {
@@ -292,6 +292,7 @@ impl Fs {
         if let Some(inode) = self.inodes.find(self.ino_of(stat.ino)) {
             inode.remove_link(from.parent.ino, from.entry());
             inode.add_link(to.parent.ino, to.entry());
+            self.attributes_changed(&inode);
         }
     }
 
@@ -325,6 +326,9 @@ impl Fs {
         }
         if doomed.stat.kind == Kind::Dir {
             self.dirs.lock().pop(&ino);
+        }
+        if doomed.stat.nlink <= 1 {
+            self.contents_gone(&doomed.stat);
         }
         if let Some(file) = &doomed.target {
             let removed = self.targets().and_then(|dir| Ok(dir.unlink(file)?));

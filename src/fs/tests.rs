@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::*;
-use crate::store::open_root;
+use crate::store::{StoreOptions, open_root};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 const WRITE: OpenHow = OpenHow { write: true, truncate: false, sync: false };
@@ -36,7 +36,7 @@ impl Scratch {
 
     fn mount_with(&self, read_only: bool) -> Fs {
         let root = rustix::process::geteuid().is_root();
-        let options = FsOptions { read_only, give_to_caller: root, commit_on_flush: true };
+        let options = FsOptions { read_only, give_to_caller: root, store: StoreOptions::of_this_kernel() };
         Fs::new(open_root(self.path()).unwrap(), self.ring.clone(), options).unwrap()
     }
 }
@@ -328,6 +328,7 @@ fn a_read_only_mount_changes_nothing() {
     let scratch = Scratch::new();
     let fs = scratch.mount();
     let ino = write_file(&fs, Ino::ROOT, os("f"), b"x").attr.ino;
+    fs.shut_down().unwrap();
     drop(fs);
     let fs = scratch.mount_with(true);
     assert_eq!(read_file(&fs, Ino::ROOT, os("f")).unwrap(), b"x");
@@ -347,6 +348,7 @@ fn a_file_left_too_long_is_cut_and_looked_up_again() {
     let scratch = Scratch::new();
     let fs = scratch.mount();
     write_file(&fs, Ino::ROOT, os("f"), &[1; 5000]);
+    fs.shut_down().unwrap();
     drop(fs);
     let backing = std::fs::read_dir(scratch.path()).unwrap().map(|e| e.unwrap().path());
     let backing = backing.into_iter().find(|p| p.is_file()).unwrap();

@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -15,7 +14,7 @@ use signal_hook::iterator::Signals;
 use super::Adapter;
 use crate::fs::Fs;
 
-/// Changes are handed to the backing files at least this often.
+/// Everything written is made durable at least this often.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 /// Read-ahead of a mount, in KiB: one request of the largest size. The kernel offers 128.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -128,13 +127,12 @@ impl Mounted {
                 }
             })?
         };
-        let (stop_commits, stopped) = channel::<()>();
         let committer = {
             let fs = fs.clone();
             std::thread::Builder::new().name("commit".into()).spawn(move || {
-                while stopped.recv_timeout(COMMIT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                while fs.wait_for_background(COMMIT_INTERVAL) {
                     if let Err(error) = fs.commit_all() {
-                        tracing::error!("the periodic commit failed: {error}");
+                        tracing::error!("the background commit failed: {error}");
                     }
                 }
             })?
@@ -155,7 +153,7 @@ impl Mounted {
         })?;
 
         let outcome = serve(session);
-        drop(stop_commits);
+        fs.stop_background();
         stop_signals.close();
         let _ = committer.join();
         let _ = on_signal.join();

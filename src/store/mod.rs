@@ -1,8 +1,8 @@
 //! The backing directory: names, attributes and blocks of backing files.
 //!
 //! Two seams meet here. Above, [`BlockFile`] is what the `file` room writes through: it says which blocks
-//! are fresh (nothing durable refers to them) and which replace something, and asks for a commit; how that
-//! becomes crash-safe is this room's business alone. Below, [`BackingDir`] and [`BackingFile`] are the narrow traits through
+//! are fresh (nothing committed refers to them) and which replace something, and asks for a commit; how that
+//! becomes crash-safe is this room's business alone: [`Store`] with its journal, described in `journal.md`. Below, [`BackingDir`] and [`BackingFile`] are the narrow traits through
 //! which every system call on the backing directory goes, so that another implementation can record,
 //! reorder, tear or refuse them. [`dir`] holds the real one.
 //!
@@ -10,7 +10,12 @@
 
 mod block;
 pub mod dir;
+mod journal;
+mod ledger;
 pub mod mem;
+mod record;
+mod recovery;
+mod registry;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -18,6 +23,9 @@ use std::sync::Arc;
 
 pub use block::{BlockFile, Durability};
 pub use dir::open_root;
+pub use journal::{MAX_LEN as JOURNAL_MAX, MIN_LEN as JOURNAL_MIN};
+pub use ledger::Ticket;
+pub use registry::{CONTROL_DIR, Rule, Store, StoreError, StoreOptions};
 
 /// A backing directory, held open: names are resolved relative to it and symlinks are never followed.
 ///

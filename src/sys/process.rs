@@ -105,6 +105,13 @@ pub fn raise_file_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// A number that names the running kernel and is another after each start (proc(5), `random/boot_id`). Where it cannot be read, one
+/// that names nothing.
+pub fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    uuid::Uuid::parse_str(text.trim()).unwrap_or_else(|_| uuid::Uuid::new_v4()).into_bytes()
+}
+
 /// Gives up what a daemon that runs as root does not need, for good. For the calling thread and those it starts.
 ///
 /// # Errors

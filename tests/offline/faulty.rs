@@ -21,7 +21,9 @@ use envelopefs::fs::{
     XattrHow,
 };
 use envelopefs::keys::KeyRing;
-use envelopefs::store::{Access, BackingDir, BackingFile, DirEntry, DirStream, Stat, VolumeStat, open_root};
+use envelopefs::store::{
+    Access, BackingDir, BackingFile, DirEntry, DirStream, Stat, StoreOptions, VolumeStat, open_root,
+};
 use uuid::Uuid;
 
 use crate::history::{Bound, Change, History};
@@ -437,7 +439,7 @@ const NOTE: &str = "user.note";
 
 /// The one place that builds an `Fs`.
 fn start(root: Arc<dyn BackingDir>, ring: &Arc<KeyRing>) -> Result<Fs, FsError> {
-    let options = FsOptions { read_only: false, give_to_caller: false, commit_on_flush: true };
+    let options = FsOptions { read_only: false, give_to_caller: false, store: StoreOptions::of_this_kernel() };
     Fs::new(root, ring.clone(), options)
 }
 

@@ -11,7 +11,7 @@ use envelopefs::fs::{
     WriteHow, XattrHow,
 };
 use envelopefs::keys::KeyRing;
-use envelopefs::store::open_root;
+use envelopefs::store::{StoreOptions, open_root};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -147,7 +147,7 @@ fn errno<T>(result: Result<T, FsError>) -> Outcome<T> {
 }
 
 fn fresh(ring: &Arc<KeyRing>, backing: &TempDir) -> Fs {
-    let options = FsOptions { read_only: false, give_to_caller: false, commit_on_flush: true };
+    let options = FsOptions { read_only: false, give_to_caller: false, store: StoreOptions::of_this_kernel() };
     Fs::new(open_root(backing.path()).unwrap(), ring.clone(), options).unwrap()
 }
 

@@ -20,7 +20,7 @@ use Change::*;
 impl Change {
     fn apply(self, file: &File) -> Result<(), FileError> {
         match self {
-            Write(offset, len) => file.write_at(offset, &pattern(offset ^ len as u64, len), false),
+            Write(offset, len) => file.write_at(offset, &pattern(offset ^ len as u64, len)),
             SetLen(len) => file.set_len(len),
             Punch(offset, len) => file.punch_hole(offset, len),
             ZeroRange(offset, len) => file.zero_range(offset, len, false),
@@ -171,12 +171,12 @@ fn a_write_that_runs_out_of_space_leaves_the_committed_file() {
     let file = open(&raw).unwrap();
     // Whole chunks: growing would seal a shorter last one anew, over the committed one.
     let data = pattern(1, 12 * 4096);
-    file.write_at(0, &data, false).unwrap();
+    file.write_at(0, &data).unwrap();
     file.commit(Durability::Written).unwrap();
     for after in 0..4 {
         raw.set_faults(Faults { after: Some(after), errno: libc::ENOSPC, torn: 5000, ..Faults::default() });
         // Behind the end, so nothing committed is in the way.
-        let result = file.write_at(1 << 20, &pattern(2, 2 << 20), false);
+        let result = file.write_at(1 << 20, &pattern(2, 2 << 20));
         assert!(matches!(result, Err(FileError::Io(error)) if error.raw_os_error() == Some(libc::ENOSPC)));
         let survivor = raw.copy();
         let again = open(&survivor).unwrap();
@@ -192,7 +192,7 @@ fn a_write_that_runs_out_of_space_leaves_the_committed_file() {
 fn a_failed_flush_is_never_forgotten() {
     let raw = MemFile::new();
     let file = open(&raw).unwrap();
-    file.write_at(0, b"kept", false).unwrap();
+    file.write_at(0, b"kept").unwrap();
     file.commit(Durability::Written).unwrap();
     raw.set_faults(Faults { after: Some(0), errno: libc::EIO, once: true, ..Faults::default() });
     for _ in 0..2 {
@@ -209,7 +209,7 @@ fn a_file_open_for_reading_refuses_changes() {
         let raw = MemFile::new();
         let file = open(&raw).unwrap();
         let data = pattern(4, size);
-        file.write_at(0, &data, false).unwrap();
+        file.write_at(0, &data).unwrap();
         file.commit(Durability::Written).unwrap();
         raw.set_read_only(true);
         let file = open(&raw).unwrap();

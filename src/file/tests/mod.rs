@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 use uuid::Uuid;
 
 use super::*;
+use crate::store::BlockFile;
 use crate::store::mem::MemFile;
 
 /// Key rings cost a little to make; most tests need only any one.
@@ -25,7 +26,7 @@ fn open(raw: &Arc<MemFile>) -> Result<File, FileError> {
 /// Opens with a small cache and a small epoch limit, so that eviction and new epochs happen all the time.
 fn open_small(raw: &Arc<MemFile>) -> Result<File, FileError> {
     let options = FileOptions { cache: NodeCache::new(64 * BLOCK), epoch_limit: 50 };
-    File::open_with(Arc::clone(raw) as Arc<dyn BackingFile>, ring(), options)
+    File::open_with(BlockFile::direct(Arc::clone(raw) as Arc<dyn BackingFile>)?, ring(), options)
 }
 
 /// Bytes that differ everywhere, so that what is in the wrong place shows.

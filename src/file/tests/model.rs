@@ -1,11 +1,12 @@
 //! Random operations against bytes with holes in a map.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::Durability;
+use crate::store::{Access, CONTROL_DIR, Durability, JOURNAL_MIN, Store, StoreOptions, open_root};
 
 /// A plain file as chunks; what is missing is a hole.
 #[derive(Debug, Clone, Default)]
@@ -101,6 +102,10 @@ enum Op {
     Commit,
     Reopen,
     Verify,
+    /// What the background does.
+    Settle,
+    /// The daemon dies and the volume is mounted anew.
+    Die,
 }
 
 /// Offsets near where the form changes: 0, inline limit, chunk, group, level 2 and level 3.
@@ -136,15 +141,90 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Commit),
         2 => Just(Op::Reopen),
         1 => Just(Op::Verify),
+        2 => Just(Op::Settle),
+        1 => Just(Op::Die),
     ]
 }
 
+/// Where the file is.
+enum Home {
+    /// In memory, written without a journal.
+    Memory(Arc<MemFile>),
+    /// On disk, in a store with a journal so small that it wraps.
+    Disk(tempfile::TempDir, Option<Arc<Store>>),
+}
+
+impl Home {
+    fn on_disk() -> Home {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(CONTROL_DIR)).unwrap();
+        let store = Self::store(&dir);
+        let raw = open_root(dir.path()).unwrap().create_file(OsStr::new("f"), 0o600).unwrap();
+        drop(File::open_blocks(store.attach(raw, true, b"f").unwrap(), ring()).unwrap());
+        Home::Disk(dir, Some(store))
+    }
+
+    fn store(dir: &tempfile::TempDir) -> Arc<Store> {
+        let options = StoreOptions { journal_len: Some(JOURNAL_MIN), ..StoreOptions::of_this_kernel() };
+        Store::open(open_root(dir.path()).unwrap(), *ring().volume().as_bytes(), options).unwrap()
+    }
+
+    fn open(&self) -> File {
+        let options = FileOptions { cache: NodeCache::new(64 * BLOCK), epoch_limit: 50 };
+        let blocks = match self {
+            Home::Memory(raw) => BlockFile::direct(raw.clone()).unwrap(),
+            Home::Disk(dir, store) => {
+                let raw = open_root(dir.path()).unwrap().open_file(OsStr::new("f"), Access::ReadWrite).unwrap();
+                store.as_ref().unwrap().attach(raw, false, b"f").unwrap()
+            }
+        };
+        File::open_with(blocks, ring(), options).unwrap()
+    }
+
+    fn settle(&self) {
+        if let Home::Disk(_, Some(store)) = self {
+            store.work().unwrap();
+        }
+    }
+
+    /// The store ends without being told to.
+    fn die(&mut self) {
+        if let Home::Disk(dir, store) = self {
+            store.take().unwrap().abandon();
+            *store = Some(Self::store(dir));
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Home::Memory(raw) => raw.len(),
+            Home::Disk(dir, _) => dir.path().join("f").metadata().unwrap().len(),
+        }
+    }
+}
+
 /// Applies an operation to both and compares.
-fn step(raw: &Arc<MemFile>, file: &mut File, model: &mut Model, op: &Op) {
+fn step(home: &mut Home, file: &mut Option<File>, model: &mut Model, op: &Op) {
+    if let Op::Reopen | Op::Die = op {
+        // As the filesystem does it: a file stays open until the store is done with it.
+        let old = file.take().unwrap();
+        old.commit(Durability::Written).unwrap();
+        if !old.is_settled() && matches!(op, Op::Reopen) {
+            home.settle();
+        }
+        drop(old);
+        if let Op::Die = op {
+            home.die();
+        }
+        let new = file.insert(home.open());
+        assert!(!new.excess());
+        return;
+    }
+    let file = file.as_mut().unwrap();
     match *op {
         Op::Write(offset, len, seed) => {
             let data = pattern(seed, len);
-            file.write_at(offset, &data, seed & 1 == 1).unwrap();
+            file.write_at(offset, &data).unwrap();
             if len > 0 {
                 model.write(offset, &data);
             }
@@ -177,13 +257,14 @@ fn step(raw: &Arc<MemFile>, file: &mut File, model: &mut Model, op: &Op) {
         }
         Op::Commit => {
             file.commit(Durability::Data).unwrap();
-            assert_eq!(raw.len(), stored_len(model.size));
+            assert_eq!(home.len(), stored_len(model.size));
         }
-        Op::Reopen => {
-            file.commit(Durability::Written).unwrap();
-            *file = open_small(raw).unwrap();
-            assert!(!file.excess());
+        Op::Settle => {
+            file.commit_for_settling().unwrap();
+            home.settle();
+            assert!(file.is_settled());
         }
+        Op::Reopen | Op::Die => {}
         Op::Verify => assert_eq!(findings(file), []),
     }
     assert_eq!(file.len(), model.size);
@@ -197,19 +278,20 @@ fn compare(file: &File, model: &Model) {
     }
 }
 
-fn run(ops: &[Op]) {
-    let raw = MemFile::new();
-    let mut file = open_small(&raw).unwrap();
+fn run(mut home: Home, ops: &[Op]) {
+    let mut file = Some(home.open());
     let mut model = Model::default();
     for op in ops {
-        step(&raw, &mut file, &mut model, op);
+        step(&mut home, &mut file, &mut model, op);
     }
+    let file = file.unwrap();
     compare(&file, &model);
     file.commit(Durability::Full).unwrap();
-    assert_eq!(raw.len(), stored_len(model.size));
+    assert_eq!(home.len(), stored_len(model.size));
     assert_eq!(file.dirty_bytes(), 0);
     drop(file);
-    let file = open(&raw).unwrap();
+    home.die();
+    let file = home.open();
     assert_eq!(findings(&file), []);
     compare(&file, &model);
 }
@@ -217,6 +299,11 @@ fn run(ops: &[Op]) {
 proptest! {
     #[test]
     fn a_file_behaves_like_its_model(ops in proptest::collection::vec(op(), 1..40)) {
-        run(&ops);
+        run(Home::Memory(MemFile::new()), &ops);
+    }
+
+    #[test]
+    fn a_file_in_the_journalled_store_behaves_like_its_model(ops in proptest::collection::vec(op(), 1..40)) {
+        run(Home::on_disk(), &ops);
     }
 }

@@ -27,7 +27,7 @@ fn sample(size: u64, seed: u64) -> Sample {
     let mut data = Vec::new();
     for (n, &(offset, len)) in places.iter().enumerate() {
         let bytes = pattern(seed + n as u64, len);
-        file.write_at(offset, &bytes, false).unwrap();
+        file.write_at(offset, &bytes).unwrap();
         data.push((offset, bytes));
     }
     file.commit(Durability::Written).unwrap();
@@ -182,7 +182,7 @@ fn older_versions_of_parts_are_refused() {
         let mut data = old.data.clone();
         for (n, (offset, bytes)) in data.iter_mut().enumerate() {
             *bytes = pattern(900 + n as u64, bytes.len());
-            file.write_at(*offset, bytes, false).unwrap();
+            file.write_at(*offset, bytes).unwrap();
         }
         file.commit(Durability::Written).unwrap();
         let new = Sample { raw, size, data };
@@ -234,7 +234,7 @@ fn a_header_belongs_to_one_volume() {
     let ring_of = |id| Arc::new(KeyRing::new(Uuid::from_bytes([id; 16]), &volume_key, &master, &[]));
     let raw = MemFile::new();
     let file = File::open(raw.clone(), ring_of(1)).unwrap();
-    file.write_at(0, b"secret", false).unwrap();
+    file.write_at(0, b"secret").unwrap();
     file.commit(Durability::Written).unwrap();
     assert!(File::open(raw.clone(), ring_of(1)).is_ok());
     assert!(matches!(File::open(raw, ring_of(2)), Err(FileError::NoKey)));
