@@ -57,10 +57,13 @@ impl File {
     /// As [`commit`](Self::commit).
     pub fn commit_for_settling(&self) -> Result<(), FileError> {
         let mut state = self.state.write();
-        self.commit_as(&mut state, |blocks, mtime| {
-            blocks.end_in_place();
-            blocks.commit(mtime)
-        })
+        self.commit_as(&mut state, BlockFile::commit)
+    }
+
+    /// Gives up what was written since the last commit, before the file is dropped: whoever opens it again must not see half of it.
+    pub fn discard(&self) {
+        let _state = self.state.write();
+        self.blocks.discard();
     }
 
     pub(super) fn commit_locked(&self, state: &mut State) -> Result<(), FileError> {

@@ -166,6 +166,9 @@ impl Fs {
         state.handles = state.handles.saturating_sub(1);
         let Some(open) = state.file.clone().filter(|_| state.handles == 0) else { return Ok(()) };
         let outcome = open.file.commit(Durability::Written);
+        if outcome.is_err() {
+            open.file.discard();
+        }
         if outcome.is_err() || open.file.is_settled() {
             state.file = None;
         } else if !state.lingers {
@@ -184,16 +187,18 @@ impl Fs {
 
     /// Closes the files that the store is done with.
     pub(super) fn close_lingering(&self) {
-        let candidates = std::mem::take(&mut *self.lingering.lock());
+        let candidates = self.lingering.lock().clone();
         for inode in candidates {
             let mut state = inode.open.lock();
+            if !state.lingers {
+                continue;
+            }
             let stays = state.handles == 0 && state.file.as_ref().is_some_and(|open| !open.file.is_settled());
             if stays {
-                drop(state);
-                self.lingering.lock().push(inode);
                 continue;
             }
             state.lingers = false;
+            self.lingering.lock().retain(|other| !Arc::ptr_eq(other, &inode));
             if state.handles == 0
                 && let Some(open) = state.file.take()
                 && let Err(error) = open.file.commit(Durability::Written)
@@ -227,10 +232,16 @@ impl Fs {
 
     /// The last name of a backing inode is gone.
     pub(super) fn contents_gone(&self, stat: &Stat) {
-        if stat.kind == Kind::File
-            && let Some(store) = &self.store
-        {
-            store.forget(stat.ino);
+        let Some(store) = self.store.as_ref().filter(|_| stat.kind == Kind::File) else { return };
+        store.forget(stat.ino);
+        let Some(inode) = self.inodes.find(self.ino_of(stat.ino)) else { return };
+        let mut state = inode.open.lock();
+        if state.lingers && state.handles == 0 {
+            // Nobody will miss what is left to do, and its space is wanted.
+            (state.file, state.lingers) = (None, false);
+            self.lingering.lock().retain(|other| !Arc::ptr_eq(other, &inode));
+            drop(state);
+            self.inodes.release(inode.ino, 1);
         }
     }
 

@@ -165,9 +165,9 @@ impl BlockFile {
         self.with_room(|| self.ledger.finish(ticket))
     }
 
-    /// The file is about to be flushed together with others: what is written from now on must not destroy it.
-    pub fn end_in_place(&self) {
-        self.ledger.end_in_place();
+    /// Forgets what was written since the last commit, which reads no longer see.
+    pub fn discard(&self) {
+        self.ledger.discard();
     }
 
     /// True if the blocks that wait in memory for a commit, with `more` that it will add, are as many as one should have.

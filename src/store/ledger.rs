@@ -1,7 +1,7 @@
 //! What is known of one backing file between its last durable state and now, and the rules by which its blocks are written.
 //!
-//! A file is in one of two modes. *In place*: it was never durable (just created, or emptied), so nothing can be destroyed; every block
-//! goes straight to its place and one flush makes all of it durable. *Journalled*: some state is durable, and then
+//! A file is in one of two modes. *In place*: nothing of it was ever committed (it was just created, or emptied), so nothing can be
+//! destroyed; every block goes straight to its place and one flush makes all of it durable. *Journalled*: there is a committed state, and then
 //! - a block to which a committed state refers is replaced by an after-image that is held here (`open`), goes into the journal
 //!   with its commit (`committed`), and is applied in place once that record is durable;
 //! - a fresh block goes to its place at once, and is flushed before the record that refers to it is declared good - or, if there are few,
@@ -55,6 +55,8 @@ struct Pending {
     id: [u8; 16],
     hint: Box<[u8]>,
     in_place: bool,
+    /// No state of it is durable.
+    virgin: bool,
     /// Something was written in place since the last flush, and no copy of it is kept.
     dirty: bool,
     /// Counts writes in place, to see whether one came during a flush.
@@ -161,6 +163,7 @@ impl Ledger {
         let pending = Pending {
             hint,
             in_place: fresh || store.is_none(),
+            virgin: fresh,
             dirty: fresh,
             len: stat.size,
             committed_len: stat.size,
@@ -438,6 +441,7 @@ impl Ledger {
         if !live {
             // Records there may be none, or of states that were never durable: an empty file matches none of them.
             pending.in_place = true;
+            pending.virgin = true;
             pending.durable = pending.last;
         }
         Ok(())
@@ -465,7 +469,11 @@ impl Ledger {
     pub(super) fn commit(&self, mtime: Option<Timestamp>) -> Result<(), Stop> {
         self.change(|pending| {
             let Some(store) = &self.store else { return Ok(()) };
-            if !pending.in_place && (!pending.open.is_empty() || pending.len != pending.committed_len) {
+            if std::mem::take(&mut pending.in_place) {
+                // All of it is in place, and from now on there is a state to be kept.
+                return Ok(());
+            }
+            if !pending.open.is_empty() || pending.len != pending.committed_len {
                 self.append(store, pending, mtime, 0)?;
             }
             Ok(())
@@ -476,15 +484,14 @@ impl Ledger {
     /// that this group committed is written over.
     pub(super) fn prepare(&self, metadata: bool, mtime: Option<Timestamp>) -> Result<Ticket, Stop> {
         self.change(|pending| {
-            let metadata = metadata && (pending.attributes || pending.in_place || pending.is_settled());
+            let metadata = metadata && (pending.attributes || pending.virgin || pending.is_settled());
             let Some(store) = &self.store else {
                 return Ok(Ticket { flush: Some(pending.writes), metadata, ..Ticket::DONE });
             };
             // A record that carries all that it relies on says itself that it is good, and with it all earlier ones.
             let mut marked = false;
-            if pending.in_place {
-                // From now on there is a durable state to be kept.
-                pending.in_place = false;
+            if std::mem::take(&mut pending.in_place) {
+                // As in `commit`.
             } else if !pending.open.is_empty() || pending.len != pending.committed_len || !pending.copies.is_empty() {
                 marked = !pending.dirty;
                 self.append(store, pending, mtime, if marked { Record::OWN } else { 0 })?;
@@ -605,31 +612,34 @@ impl Ledger {
             pending.dirty = false;
             pending.copies.clear();
         }
+        pending.virgin = false;
         pending.attributes &= !metadata;
     }
 
-    /// Before a flush of the file for the sake of all its records: the number of writes, if there is anything to flush. A file in
-    /// place that somebody has open is left to him.
+    /// Before a flush of the file for the sake of all its commits: the number of writes, if there is anything to flush. In a file
+    /// in place there is nothing that was committed.
     pub(super) fn to_flush(&self) -> Option<u64> {
-        let mut pending = self.pending.lock();
-        if pending.in_place {
-            if self.is_attached() {
-                return None;
-            }
-            pending.in_place = false;
+        let pending = self.pending.lock();
+        if pending.in_place && self.is_attached() {
+            return None;
         }
         (pending.dirty || !pending.copies.is_empty()).then_some(pending.writes)
     }
 
-    /// Ends the mode in place, for a flush that others do.
-    pub(super) fn end_in_place(&self) {
-        let mut pending = self.pending.lock();
-        pending.in_place = pending.in_place && self.store.is_none();
+    /// Forgets what was written since the last commit, for a user who gives it up. What of it is in place is in places not in use.
+    pub(super) fn discard(&self) {
+        self.change(|pending| {
+            pending.open.clear();
+            if !pending.in_place {
+                pending.len = pending.committed_len;
+            }
+        });
     }
 
-    /// True if the file was never durable.
-    pub(super) fn is_in_place(&self) -> bool {
-        self.pending.lock().in_place
+    /// True if a power loss now could leave nothing of the file.
+    pub(super) fn is_virgin(&self) -> bool {
+        let pending = self.pending.lock();
+        pending.virgin && pending.dirty
     }
 
     /// True if records of the file are not known to be durable.

@@ -182,6 +182,9 @@ impl Store {
         let mut files = self.files.lock();
         let left = ledger.attached.fetch_sub(1, Ordering::AcqRel) - 1;
         let known = files.get(&ledger.ino).is_some_and(|known| std::ptr::eq(&**known, ledger));
+        if left == 0 {
+            ledger.discard();
+        }
         if left == 0 && known && ledger.is_forgettable() {
             files.remove(&ledger.ino);
         }
@@ -216,7 +219,7 @@ impl Store {
     /// True if a file has contents in place that were never flushed.
     pub fn is_unflushed(&self, ino: u64) -> bool {
         let known = self.files.lock().get(&ino).cloned();
-        known.is_some_and(|ledger| ledger.is_in_place())
+        known.is_some_and(|ledger| ledger.is_virgin())
     }
 
     pub(super) fn journal(&self) -> &Journal {
@@ -290,8 +293,7 @@ impl Store {
         }
     }
 
-    /// Makes every commit so far durable and brings its images to their places. Files that are open in place are left
-    /// to those who have them open.
+    /// Makes every commit so far durable and brings its images to their places.
     ///
     /// # Errors
     /// Those of the flushes. A file whose own flush failed holds nobody else up.
