@@ -52,11 +52,13 @@ struct Writer {
     /// The tree once the operation under way has taken effect.
     next: Option<Tree>,
     operations: u64,
+    /// An operation failed although nobody had been about to kill the daemon.
+    failed: Option<io::Error>,
 }
 
 impl Writer {
     fn new(seed: u64) -> Writer {
-        Writer { rng: Rng::new(seed), files: Vec::new(), tree: Tree::new(), next: None, operations: 0 }
+        Writer { rng: Rng::new(seed), files: Vec::new(), tree: Tree::new(), next: None, operations: 0, failed: None }
     }
 
     /// Works in `dir` until the daemon is killed.
@@ -64,7 +66,9 @@ impl Writer {
         let mut session = Session { writer: self, dir, killed, open: BTreeMap::new() };
         loop {
             if let Err(error) = session.step() {
-                assert!(killed.load(Ordering::SeqCst), "before the kill: {error}");
+                if !killed.load(Ordering::SeqCst) {
+                    session.writer.failed = Some(error);
+                }
                 return;
             }
             session.writer.operations += 1;
@@ -143,16 +147,17 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn step(&mut self) -> io::Result<()> {
-        match self.writer.rng.below(16) {
-            0..=1 => self.replace_atomically(),
-            2..=5 => self.append(),
-            6..=9 => self.overwrite(),
-            10 => self.truncate_and_rewrite(),
-            11 => self.resize(),
-            12 => self.close_one(),
-            13..=14 => self.change_directories(),
-            _ => self.remove(),
-        }
+        let (name, operation): (_, fn(&mut Self) -> io::Result<()>) = match self.writer.rng.below(16) {
+            0..=1 => ("replace_atomically", Self::replace_atomically),
+            2..=5 => ("append", Self::append),
+            6..=9 => ("overwrite", Self::overwrite),
+            10 => ("truncate_and_rewrite", Self::truncate_and_rewrite),
+            11 => ("resize", Self::resize),
+            12 => ("close_one", Self::close_one),
+            13..=14 => ("change_directories", Self::change_directories),
+            _ => ("remove", Self::remove),
+        };
+        operation(self).map_err(|error| io::Error::other(format!("{name}: {error}")))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -423,6 +428,10 @@ fn rounds(recoveries: bool) {
             killed.store(true, Ordering::SeqCst);
             mount.kill();
         });
+        if let Some(error) = writers.iter_mut().find_map(|writer: &mut Writer| writer.failed.take()) {
+            let log = fs::read_to_string(volume.dir().join("daemon.log")).unwrap_or_default();
+            panic!("round {round}, ENVELOPEFS_KILL_SEED={seed}: before the kill, {error}\n{log}");
+        }
         if recoveries {
             for _ in 0..=rng.below(3) {
                 mount_and_kill(&volume, Duration::from_micros(rng.below(60_000)));

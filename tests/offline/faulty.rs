@@ -110,7 +110,12 @@ impl Faults {
 
     /// A flush failed and data with it.
     fn took_away(&self) -> bool {
-        self.takes_away() && self.has_struck() && self.state().flush_failed
+        self.damaged() && self.state().flush_failed
+    }
+
+    /// Something was written by half, or taken away.
+    fn damaged(&self) -> bool {
+        self.takes_away() && self.has_struck()
     }
 }
 
@@ -321,6 +326,10 @@ impl FaultyFile {
     }
 }
 
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
 /// Undoes writes of one file, the last one first; its length and what is allocated stay.
 fn take_away(dirty: Vec<Overwritten>) {
     for Overwritten { file, offset, mut old } in dirty.into_iter().rev() {
@@ -345,6 +354,10 @@ impl BackingFile for FaultyFile {
         let struck = self.faults.strike("write");
         let len = bufs.iter().map(|buf| buf.len()).sum();
         match struck {
+            // A hole reads the same, and a journal of zeros is soon made.
+            None if len >= 1 << 20 && self.real.stat()?.size <= offset && bufs.iter().all(|buf| is_zero(buf)) => {
+                self.real.set_len(offset + len as u64)
+            }
             None => {
                 self.keep_old(offset, len);
                 self.real.write_all_vectored_at(bufs, offset)
@@ -923,16 +936,16 @@ impl World {
 
     fn judge(&self, file: usize, found: &Result<Vec<u8>, i32>, bound: Bound) -> Result<(), String> {
         let contents = &self.files[file].contents;
-        let unreadable = |errno: &i32| Err(format!("does not read: {}", io::Error::from_raw_os_error(*errno)));
-        if !self.faults.took_away() {
-            return found.as_ref().map_or_else(unreadable, |found| contents.judge(found, bound));
-        }
-        // What was flushed with success is left for certain. The rest is gone like after a power failure, and a filesystem that goes
-        // on after that may find so.
+        // A file that never was durable is written in place, and so are new chunks: half of one is damage, found as long as the
+        // filesystem lives. What is durable by then stays.
+        let firm = contents.is_settled() && (self.restarted || contents.is_durable());
         match found {
-            Ok(found) if contents.is_settled() => contents.judge(found, Bound::Durable),
-            Err(errno) if contents.is_settled() && (self.restarted || contents.is_durable()) => unreadable(errno),
-            _ => Ok(()),
+            Err(_) if self.faults.damaged() && !firm => Ok(()),
+            Err(errno) => Err(format!("does not read: {}", io::Error::from_raw_os_error(*errno))),
+            // What was flushed with success is left for certain.
+            Ok(found) if self.faults.took_away() && contents.is_settled() => contents.judge(found, Bound::Durable),
+            Ok(_) if self.faults.took_away() => Ok(()),
+            Ok(found) => contents.judge(found, bound),
         }
     }
 }
@@ -997,55 +1010,107 @@ fn read_file(fs: &Fs, ino: Ino) -> Result<Vec<u8>, i32> {
     read
 }
 
+impl World {
+    /// An operation may succeed or return the errno of the fault that has struck.
+    fn refused(&self, outcome: Result<(), i32>, what: &dyn std::fmt::Debug) -> Result<(), String> {
+        let fault = self.faults.state().fault;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(errno) if self.faults.has_struck() && fault.is_some_and(|fault| fault.errno == errno) => Ok(()),
+            // What is damaged or missing since then may be found by later operations.
+            Err(libc::EIO) if self.faults.damaged() => Ok(()),
+            Err(errno) => Err(format!("{what:?}: {}", io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    /// Does an operation and judges it.
+    fn step(&mut self, fs: &Fs, op: &Op) -> Result<(), String> {
+        let struck_before = self.faults.has_struck();
+        let Some(outcome) = self.apply(fs, op) else { return Ok(()) };
+        self.refused(outcome, op)?;
+        if let Some(complaint) = self.complaint.take() {
+            return Err(format!("{op:?}: {complaint}"));
+        }
+        let once = self.faults.state().fault.is_some_and(|fault| !fault.onward);
+        // A failed flush and half a block have consequences, another failure none.
+        let excused = self.faults.damaged() || self.faults.struck_call().is_some_and(is_flush);
+        if outcome.is_err() && struck_before && once && !excused {
+            return Err(format!("{op:?} fails after the fault has passed"));
+        }
+        self.settle(fs, op, outcome).map_err(|error| format!("after {op:?}, {outcome:?}: {error}"))
+    }
+
+    /// What a fresh filesystem without faults finds.
+    fn restart(&mut self) -> Result<(), String> {
+        // The handles died with the other one.
+        self.open.clear();
+        self.restarted = true;
+        let fresh = start(open_root(self.backing.path()).expect("open the root"), &self.ring);
+        let fresh = fresh.map_err(|error| format!("a fresh start: {error}"))?;
+        self.adopt(&fresh, None, Bound::HandedOver).map_err(|error| format!("in a fresh filesystem: {error}"))
+    }
+
+    fn calls(&self) -> Calls {
+        std::mem::take(&mut self.faults.state().calls)
+    }
+}
+
+/// Names of the calls that a run made.
+type Calls = Vec<&'static str>;
+
 /// Runs the workload under a fault and looks at the result. With `clean` the filesystem is shut down at the end, else it dies.
-/// Returns the calls that were made.
-fn run(fault: Option<Fault>, clean: bool) -> Result<Vec<&'static str>, String> {
+fn run(fault: Option<Fault>, clean: bool) -> Result<Calls, String> {
     let mut world = World::new();
     world.faults.state().fault = fault;
-    let refused = |outcome: Result<(), i32>, what: &dyn std::fmt::Debug, world: &World| match (outcome, fault) {
-        (Ok(()), _) => Ok(()),
-        (Err(errno), Some(fault)) if errno == fault.errno && world.faults.has_struck() => Ok(()),
-        // What a failed flush took away may turn out to be missing in later operations.
-        (Err(libc::EIO), _) if world.faults.took_away() => Ok(()),
-        (Err(errno), _) => Err(format!("{what:?}: {}", io::Error::from_raw_os_error(errno))),
-    };
     match start(world.faulty_root(), &world.ring) {
-        Err(error) => refused(Err(error.errno()), &"start", &world)?,
+        Err(error) => world.refused(Err(error.errno()), &"start")?,
         Ok(fs) => {
             for op in workload() {
-                let struck_before = world.faults.has_struck();
-                let Some(outcome) = world.apply(&fs, &op) else { continue };
-                refused(outcome, &op, &world)?;
-                if let Some(complaint) = world.complaint.take() {
-                    return Err(format!("{op:?}: {complaint}"));
-                }
-                let passed = struck_before
-                    && fault.is_some_and(|fault| !fault.onward)
-                    && !world.faults.struck_call().is_some_and(is_flush);
-                if passed && outcome.is_err() {
-                    return Err(format!("{op:?} fails after the fault has passed"));
-                }
-                world.settle(&fs, &op, outcome).map_err(|error| format!("after {op:?}, {outcome:?}: {error}"))?;
+                world.step(&fs, &op)?;
             }
             world.faults.suspend(true);
             world.adopt(&fs, None, Bound::Returned).map_err(|error| format!("at the end: {error}"))?;
-            if clean && fs.shut_down().is_ok() {
+            world.faults.suspend(false);
+            let ended = if clean { errno(fs.shut_down()) } else { Err(0) };
+            if clean {
+                world.refused(ended, &"shut_down")?;
+            }
+            if ended.is_ok() {
                 world.files.iter_mut().for_each(|file| file.contents.handed_over());
             }
         }
     }
-    // The handles died with it.
+    world.restart()?;
+    Ok(world.calls())
+}
+
+/// Lets a filesystem die after so many operations and the next one start under a fault, which recovers or fails; the one after that
+/// finds everything.
+fn recover(operations: usize, fault: Option<Fault>) -> Result<Calls, String> {
+    let mut world = World::new();
+    let fs = start(world.faulty_root(), &world.ring).map_err(|error| error.to_string())?;
+    for op in &workload()[..operations] {
+        world.step(&fs, op)?;
+    }
+    drop(fs);
     world.open.clear();
-    world.restarted = true;
-    let fresh = start(open_root(world.backing.path()).expect("open the root"), &world.ring);
-    let fresh = fresh.map_err(|error| format!("a fresh start: {error}"))?;
-    world.adopt(&fresh, None, Bound::HandedOver).map_err(|error| format!("in a fresh filesystem: {error}"))?;
-    let calls = std::mem::take(&mut world.faults.state().calls);
-    Ok(calls)
+    world.calls();
+    world.faults.state().fault = fault;
+    match start(world.faulty_root(), &world.ring) {
+        Err(error) => world.refused(Err(error.errno()), &"start")?,
+        Ok(fs) => {
+            world.faults.suspend(true);
+            world.adopt(&fs, None, Bound::HandedOver).map_err(|error| format!("as recovered: {error}"))?;
+        }
+    }
+    // Whatever a flush took away, the journal has: it was written before.
+    world.faults.state().flush_failed = false;
+    world.restart()?;
+    Ok(world.calls())
 }
 
 /// The faults to try at each call: in the full sweep each errno, else one of them in turn.
-fn faults(calls: &[&'static str], full: bool) -> Vec<Fault> {
+fn faults(calls: &Calls, full: bool) -> Vec<Fault> {
     const ERRNOS: [i32; 3] = [libc::ENOSPC, libc::EDQUOT, libc::EIO];
     let mut all = Vec::new();
     for (at, call) in (0..).zip(calls) {
@@ -1062,34 +1127,53 @@ fn faults(calls: &[&'static str], full: bool) -> Vec<Fault> {
     all
 }
 
+/// The full sweep is asked for.
+fn is_full() -> bool {
+    std::env::var("ENVELOPEFS_FAULT_SWEEP").is_ok_and(|value| value == "full")
+}
+
+/// Runs all of a sweep and fails with the first of what went wrong.
+fn sweep<T: std::fmt::Debug + Copy>(
+    runs: &[(T, Fault)],
+    calls: &Calls,
+    run: impl Fn(T, Fault) -> Result<Calls, String>,
+) {
+    let only = number_from("ENVELOPEFS_FAULT_AT");
+    let mut failures = Vec::new();
+    for &(what, fault) in runs.iter().filter(|(_, fault)| only.is_none_or(|at| fault.at == at)) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(what, fault)));
+        if let Err(error) = outcome.unwrap_or_else(|_| Err("a panic".into())) {
+            failures.push(format!("{:?} {fault:?} {what:?}: {error}", calls.get(fault.at as usize)));
+        }
+    }
+    eprintln!("{} calls, {} runs", calls.len(), runs.len());
+    let first = failures[..failures.len().min(40)].join("\n");
+    assert!(failures.is_empty(), "{} of {} runs:\n{first}", failures.len(), runs.len());
+}
+
 #[test]
 #[ignore = "until the journal lands"]
 fn a_failure_of_any_call_returns_its_errno_and_loses_nothing() {
     let calls = run(None, true).expect("without faults");
-    let full = std::env::var("ENVELOPEFS_FAULT_SWEEP").is_ok_and(|value| value == "full");
-    let mut all = faults(&calls, full);
-    if let Some(at) = number_from("ENVELOPEFS_FAULT_AT") {
-        all.retain(|fault| fault.at == at);
-    }
-    let (mut failures, mut runs) = (Vec::new(), 0);
-    for (number, fault) in all.iter().enumerate() {
-        for clean in [false, true] {
-            if !full && clean != (number % 2 == 0) {
-                continue;
-            }
-            runs += 1;
-            let outcome = catch_unwind(AssertUnwindSafe(|| run(Some(*fault), clean)));
-            if let Err(error) = outcome.unwrap_or_else(|_| Err("a panic".into())) {
-                let call = calls[fault.at as usize];
-                failures.push(format!("{call} {fault:?} clean={clean}: {error}"));
-            }
+    let mut runs = Vec::new();
+    for (number, fault) in faults(&calls, is_full()).into_iter().enumerate() {
+        match is_full() {
+            true => runs.extend([(false, fault), (true, fault)]),
+            false => runs.push((number % 2 == 0, fault)),
         }
     }
-    eprintln!("{} calls, {runs} runs", calls.len());
-    assert!(
-        failures.is_empty(),
-        "{} of {runs} runs:\n{}",
-        failures.len(),
-        failures[..failures.len().min(40)].join("\n")
-    );
+    sweep(&runs, &calls, |clean, fault| run(Some(fault), clean));
+}
+
+#[test]
+#[ignore = "until the journal lands"]
+fn a_failure_of_any_call_of_a_recovery_leaves_it_to_the_next_one() {
+    let all = workload().len();
+    // In CI at one moment, with files open in all states.
+    let moments: Vec<usize> = if is_full() { (0..=all).step_by(3).collect() } else { vec![48] };
+    for operations in moments {
+        let calls = recover(operations, None).expect("without faults");
+        let runs: Vec<_> = faults(&calls, is_full()).into_iter().map(|fault| (operations, fault)).collect();
+        sweep(&runs, &calls, |operations, fault| recover(operations, Some(fault)));
+    }
 }
