@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::inode::Inode;
+use super::namespace::target_error;
 use super::{Attr, Caller, Entry, Fs, FsError, Ino, Kind, Place, Result, SetAttr, SetTime, Spot, name, posix};
 use crate::file;
 use crate::store::{Durability, Stat};
@@ -131,9 +132,10 @@ impl Fs {
             return Ok(name::target_len(name::text_bytes(stored)));
         }
         let Spot::At(dir, entry) = spot else { return Ok(stored) };
-        let sealed = name::target_file(&dir.read_link(entry)?)
-            .and_then(|file| self.targets().ok()?.stat(&file).ok())
-            .ok_or(FsError::Damaged("the symlink's target is missing from the control directory"))?;
+        let sealed = match name::target_file(&dir.read_link(entry)?) {
+            Some(file) => self.targets()?.stat(&file).map_err(target_error)?,
+            None => return Err(FsError::Damaged("the symlink's text names no target")),
+        };
         Ok(name::target_len(sealed.size))
     }
 

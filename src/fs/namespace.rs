@@ -169,7 +169,10 @@ impl Fs {
         if inode.kind == Kind::Dir {
             return Err(posix(libc::EPERM));
         }
-        let (from, entry) = self.named(&inode).map_err(|_| posix(libc::ENOENT))?;
+        let (from, entry) = self.named(&inode).map_err(|error| match error.errno() {
+            libc::ESTALE => posix(libc::ENOENT),
+            _ => error,
+        })?;
         let place = self.place(parent, name)?;
         self.make_side(&place)?;
         self.undo_side_on_error(&place, || Ok(from.link(&entry, &*place.dir, place.entry())?))?;
@@ -480,16 +483,20 @@ impl Fs {
     }
 
     pub(super) fn read_target(&self, file: &OsStr) -> Result<Vec<u8>> {
-        let missing = |error: std::io::Error| match is_missing(&error) {
-            true => FsError::Damaged("the symlink's target is missing from the control directory"),
-            false => error.into(),
-        };
-        let raw = self.targets()?.open_file(file, crate::store::Access::Read).map_err(missing)?;
+        let raw = self.targets()?.open_file(file, crate::store::Access::Read).map_err(target_error)?;
         // The longest plain target with nonce and tag, and one byte more to notice a longer file.
         let mut sealed = vec![0; 4095 + 28 + 1];
         let read = raw.read_vectored_at(&mut [std::io::IoSliceMut::new(&mut sealed)], 0)?;
         sealed.truncate(read);
         Ok(sealed)
+    }
+}
+
+/// What it means that a symlink's target file cannot be reached: damage only if it is not there.
+pub(super) fn target_error(error: std::io::Error) -> FsError {
+    match is_missing(&error) {
+        true => FsError::Damaged("the symlink's target is missing from the control directory"),
+        false => error.into(),
     }
 }
 

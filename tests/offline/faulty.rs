@@ -1127,6 +1127,55 @@ fn faults(calls: &Calls, full: bool) -> Vec<Fault> {
     all
 }
 
+/// Fails the first call of an operation, then the second and so on until it succeeds, and insists that each time it returns just
+/// that error.
+fn every_errno_arrives<T>(
+    prepare: impl Fn(&Fs) -> Result<T, FsError>,
+    operation: impl Fn(&Fs, &T) -> Result<(), FsError>,
+) {
+    let world = World::new();
+    let fs = start(world.faulty_root(), &world.ring).expect("start");
+    let prepared = prepare(&fs).expect("prepare");
+    for nth in 0.. {
+        let at = world.faults.state().calls.len() as u64 + nth;
+        world.faults.state().fault = Some(Fault { at, errno: libc::EDQUOT, onward: true, half: false });
+        let outcome = errno(operation(&fs, &prepared));
+        if !world.faults.has_struck() {
+            assert_eq!(outcome, Ok(()));
+            return assert!(nth > 0, "no call was made");
+        }
+        assert_eq!(outcome, Err(libc::EDQUOT), "call {nth}, {:?}", world.faults.struck_call());
+        world.faults.state().fault = None;
+    }
+}
+
+#[test]
+fn a_long_target_that_cannot_be_reached_is_not_called_damaged() {
+    let (name, target) = (OsStr::new("far"), "t".repeat(3500));
+    every_errno_arrives(
+        |fs| fs.symlink(&ROOT, Ino::ROOT, name, OsStr::new(&target)),
+        |fs, _| fs.lookup(Ino::ROOT, name).map(|_| ()),
+    );
+}
+
+#[test]
+fn a_directory_that_cannot_be_opened_for_a_link_is_not_called_missing() {
+    every_errno_arrives(
+        |fs| {
+            let dir = fs.mkdir(&ROOT, Ino::ROOT, OsStr::new("d"), 0o755, 0)?.attr.ino;
+            let (file, handle) = fs.create(&ROOT, dir, OsStr::new("f"), 0o644, 0, WRITE)?;
+            fs.release(handle)?;
+            // More directories than are held open.
+            for n in 0..520 {
+                let other = fs.mkdir(&ROOT, Ino::ROOT, OsStr::new(&format!("other-{n}")), 0o755, 0)?;
+                let _ = fs.lookup(other.attr.ino, OsStr::new("f"));
+            }
+            Ok(file.attr.ino)
+        },
+        |fs, &file| fs.link(file, Ino::ROOT, OsStr::new("link")).map(|_| ()),
+    );
+}
+
 /// The full sweep is asked for.
 fn is_full() -> bool {
     std::env::var("ENVELOPEFS_FAULT_SWEEP").is_ok_and(|value| value == "full")
