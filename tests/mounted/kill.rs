@@ -26,7 +26,7 @@ const WRITERS: u64 = 3;
 /// Largest file: more chunks than one leaf has.
 const LARGEST: u64 = 640 << 10;
 /// The next volume is a fresh one after so many rounds.
-const ROUNDS_OF_A_VOLUME: u64 = 8;
+const ROUNDS_OF_A_VOLUME: u64 = 4;
 
 /// What a name is, by path below the writer's directory.
 type Tree = BTreeMap<String, Node>;
@@ -388,9 +388,12 @@ impl Session<'_> {
 }
 
 /// Starts a mount and kills it `after` some time, whether it has answered by then or not.
-fn mount_and_kill(volume: &Volume, after: Duration) {
+fn mount_and_kill(volume: &Volume, options: &str, after: Duration) {
     let mut command = Command::new(PROGRAM);
     command.args(["mount", "--foreground", "--key-file"]).arg(volume.key()).arg(volume.backing());
+    if !options.is_empty() {
+        command.args(["-o", options]);
+    }
     command.arg(volume.mountpoint()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut daemon = command.spawn().expect("spawn mount");
     std::thread::sleep(after);
@@ -412,11 +415,13 @@ fn rounds(recoveries: bool) {
     let (mut volume, mut writers) = (Volume::new(), Vec::new());
     let mut operations = 0;
     for round in 0..number_from("ENVELOPEFS_KILL_ROUNDS").unwrap_or(ROUNDS) {
+        // Every other volume with the smallest journal, which is full time and again.
+        let options = if round / ROUNDS_OF_A_VOLUME % 2 == 0 { "journal_size=4" } else { "" };
         if round % ROUNDS_OF_A_VOLUME == 0 {
             volume = Volume::new();
             writers = (0..WRITERS).map(|_| Writer::new(rng.next())).collect();
         }
-        let mount = volume.mount();
+        let mount = volume.mount_with(options);
         let dirs: Vec<PathBuf> = (0..WRITERS).map(|n| mount.path().join(format!("writer-{n}"))).collect();
         dirs.iter().for_each(|dir| fs::create_dir_all(dir).expect("mkdir"));
         let killed = AtomicBool::new(false);
@@ -434,11 +439,11 @@ fn rounds(recoveries: bool) {
         }
         if recoveries {
             for _ in 0..=rng.below(3) {
-                mount_and_kill(&volume, Duration::from_micros(rng.below(60_000)));
+                mount_and_kill(&volume, options, Duration::from_micros(rng.below(60_000)));
             }
         }
         let start = Instant::now();
-        let mount = volume.mount();
+        let mount = volume.mount_with(options);
         let recovery = start.elapsed();
         for (writer, dir) in writers.iter_mut().zip(&dirs) {
             if let Err(error) = writer.verify(dir) {

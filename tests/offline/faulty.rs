@@ -589,6 +589,8 @@ struct Expected {
     contents: History,
     /// Values its attribute may have.
     notes: Vec<Option<Vec<u8>>>,
+    /// Half a block was written to it while it was not durable, and the damage was found: later flushes do not heal it.
+    lost: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -907,8 +909,10 @@ impl World {
         }
         for (file, found) in seen {
             self.files[file].notes = vec![found.note];
-            if let Ok(contents) = found.contents {
-                self.files[file].contents.saw(&contents);
+            match found.contents {
+                Ok(contents) => self.files[file].contents.saw(&contents),
+                // Judged to be allowed. (What a failed flush took away must not be called durable later.)
+                Err(_) => self.files[file].lost |= !self.faults.took_away(),
             }
         }
         Ok(())
@@ -938,7 +942,7 @@ impl World {
         let contents = &self.files[file].contents;
         // A file that never was durable is written in place, and so are new chunks: half of one is damage, found as long as the
         // filesystem lives. What is durable by then stays.
-        let firm = contents.is_settled() && (self.restarted || contents.is_durable());
+        let firm = contents.is_settled() && (self.restarted || contents.is_durable()) && !self.files[file].lost;
         match found {
             Err(_) if self.faults.damaged() && !firm => Ok(()),
             Err(errno) => Err(format!("does not read: {}", io::Error::from_raw_os_error(*errno))),
