@@ -16,6 +16,8 @@ pub mod mem;
 mod record;
 mod recovery;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
