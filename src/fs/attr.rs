@@ -77,6 +77,11 @@ impl Fs {
 
     /// Counts one lookup of what is at a place.
     pub(super) fn enter(&self, place: &Place, stat: &Stat) -> Result<Entry> {
+        Ok(self.enter_inode(place, stat)?.0)
+    }
+
+    /// [`enter`](Self::enter) for whoever goes on with the inode: from here on nothing should fail, or the lookup is to be undone.
+    pub(super) fn enter_inode(&self, place: &Place, stat: &Stat) -> Result<(Entry, Arc<Inode>)> {
         self.check_device(stat)?;
         let link = Some((place.parent.ino, place.entry()));
         let inode = self.inodes.acquire(self.ino_of(stat.ino), stat.kind, link);
@@ -88,7 +93,7 @@ impl Fs {
             }
         };
         match attr {
-            Ok(attr) => Ok(Entry { attr, generation: inode.generation.load(Ordering::Relaxed) }),
+            Ok(attr) => Ok((Entry { attr, generation: inode.generation.load(Ordering::Relaxed) }, inode)),
             Err(error) => {
                 self.inodes.release(inode.ino, 1);
                 Err(error)
@@ -195,13 +200,22 @@ impl Fs {
     }
 
     fn set_times(&self, inode: &Inode, atime: SetTime, mtime: SetTime) -> Result<()> {
-        self.spot(inode)?.set_times(atime, mtime)?;
-        // An open file writes blocks later on and must then put the mtime back.
-        if mtime != SetTime::Keep
-            && let Some(open) = inode.open_file()
+        let Some(open) = inode.open_file().filter(|_| mtime != SetTime::Keep) else {
+            return Ok(self.spot(inode)?.set_times(atime, mtime)?);
+        };
+        // Programs that set an mtime do so when they have written everything. A commit now leaves none for the close, which would
+        // have to set the mtime once more. (It forgives a daemon that may not set it, which one of root's always may.)
+        if let SetTime::To(time) = mtime
+            && self.options.give_to_caller
         {
-            open.file.set_mtime(open.raw().stat()?.mtime)?;
+            if atime != SetTime::Keep {
+                open.raw().set_times(atime, SetTime::Keep)?;
+            }
+            open.file.set_mtime(time)?;
+            return Ok(open.file.commit(Durability::Written)?);
         }
-        Ok(())
+        open.raw().set_times(atime, mtime)?;
+        // The open file writes blocks later on and must then put the mtime back.
+        Ok(open.file.set_mtime(open.raw().stat()?.mtime)?)
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Inode {
     pub(super) dir_id_making: Mutex<()>,
     /// Whether a directory has a default ACL: see [`DefaultAcl`].
     default_acl: AtomicU8,
+    /// Made under this mount and never given file capabilities since.
+    without_capability: AtomicBool,
     /// Set when a backing file has bytes behind its sealed size that cannot be cut (a read-only mount).
     size_override: Mutex<Option<SizeOverride>>,
 }
@@ -107,6 +109,7 @@ impl Inode {
             dir_id: OnceLock::new(),
             dir_id_making: Mutex::new(()),
             default_acl: AtomicU8::new(DefaultAcl::Unknown as u8),
+            without_capability: AtomicBool::new(false),
             size_override: Mutex::new(size_override),
         }
     }
@@ -164,6 +167,16 @@ impl Inode {
 
     pub(super) fn set_default_acl(&self, known: DefaultAcl) {
         self.default_acl.store(known as u8, Ordering::Release);
+    }
+
+    /// True if there is certainly no `security.capability` (capabilities(7)). The kernel asks for it before the first write to each
+    /// file. Only creation sets this, never an answer of the backing filesystem, which a setting under way may outdate.
+    pub(super) fn without_capability(&self) -> bool {
+        self.without_capability.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_without_capability(&self, known: bool) {
+        self.without_capability.store(known, Ordering::Release);
     }
 
     /// The plain size to show for a backing file of this length, if it is not the one that the length gives.

@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use super::inode::{DefaultAcl, Inode, OpenFile};
+use super::inode::{DefaultAcl, Inode};
 use super::io::{acquired, reserve_handle};
 use super::name::{self, DirId, StoredTarget};
 use super::{
@@ -44,27 +44,26 @@ impl Fs {
         let mode = self.masked(&place, mode, umask)?;
         self.make_side(&place)?;
         let raw = self.undo_side_on_error(&place, || Ok(place.dir.create_file(place.entry(), mode)?))?;
-        let outcome = self.enter_created(caller, &place, &raw).and_then(|(entry, open)| {
-            let inode = self.inode(entry.attr.ino)?;
-            Ok((entry, self.handles.add_file(reserve_handle(&self.inodes, inode, open, how))))
-        });
+        let outcome = self.finish_file(caller, &place, raw, how);
         if outcome.is_err() {
             self.take_back(&place);
         }
         outcome
     }
 
-    fn enter_created(
+    fn finish_file(
         &self,
         caller: &Caller,
         place: &Place,
-        raw: &Arc<dyn BackingFile>,
-    ) -> Result<(Entry, Arc<OpenFile>)> {
+        raw: Arc<dyn BackingFile>,
+        how: OpenHow,
+    ) -> Result<(Entry, HandleId)> {
         let stat = self.give(caller, place, raw.stat()?)?;
         let file = self.open_created(raw.clone(), &place.parent, place.entry())?;
-        let entry = self.enter(place, &stat)?;
-        let inode = self.inode(entry.attr.ino)?;
-        Ok((entry, acquired(&inode, file, raw.clone())))
+        let (entry, inode) = self.enter_inode(place, &stat)?;
+        inode.set_without_capability(true);
+        let open = acquired(&inode, file, raw);
+        Ok((entry, self.handles.add_file(reserve_handle(&self.inodes, inode, open, how))))
     }
 
     /// Makes a regular file, FIFO, socket or device node; `mode` includes the type and is not masked.
@@ -93,19 +92,7 @@ impl Fs {
         self.make_side(&place)?;
         // Its owner must be able to put the id inside, whatever the mode will be.
         self.undo_side_on_error(&place, || Ok(place.dir.make_dir(place.entry(), mode | 0o700)?))?;
-        let made = (|| {
-            let id = DirId::random();
-            place.dir.open_dir(place.entry())?.make_symlink(OsStr::new(name::DIR_ID), &id.to_text())?;
-            if mode & 0o700 != 0o700 {
-                // Takes back what was lent and no more: setgid is inherited, and a default ACL may grant less than `mode`.
-                let lent = place.dir.stat(place.entry())?.mode;
-                place.dir.set_mode(place.entry(), lent & (mode | !0o700))?;
-            }
-            let entry = self.finish_creation(caller, &place)?;
-            // Spares the read of the link just made.
-            let _ = self.inode(entry.attr.ino)?.dir_id.set(id);
-            Ok(entry)
-        })();
+        let made = self.finish_dir(caller, &place, mode);
         if made.is_err() {
             if let Ok(dir) = place.dir.open_dir(place.entry()) {
                 let _ = dir.unlink(OsStr::new(name::DIR_ID));
@@ -114,6 +101,27 @@ impl Fs {
             self.drop_side(&place.dir, place.entry());
         }
         made
+    }
+
+    /// Gives a new directory its id and its owner, and counts a lookup of it.
+    fn finish_dir(&self, caller: &Caller, place: &Place, mode: u32) -> Result<Entry> {
+        let id = DirId::random();
+        let dir = place.dir.open_dir(place.entry())?;
+        dir.make_symlink(OsStr::new(name::DIR_ID), &id.to_text())?;
+        if mode & 0o700 != 0o700 {
+            // Takes back what was lent and no more: setgid is inherited, and a default ACL may grant less than `mode`.
+            let lent = place.dir.stat(place.entry())?.mode;
+            place.dir.set_mode(place.entry(), lent & (mode | !0o700))?;
+        }
+        let stat = self.give(caller, place, place.dir.stat(place.entry())?)?;
+        let (entry, inode) = self.enter_inode(place, &stat)?;
+        // What is known of it need not be read again. A directory inherits the default ACL of the one it is made in (acl(5)).
+        let _ = inode.dir_id.set(id);
+        if place.parent.default_acl() == DefaultAcl::Absent {
+            inode.set_default_acl(DefaultAcl::Absent);
+        }
+        self.dirs.lock().put(inode.ino, dir);
+        Ok(entry)
     }
 
     /// Makes a symlink.
@@ -210,7 +218,7 @@ impl Fs {
         if doomed.stat.kind != Kind::Dir {
             return Err(posix(libc::ENOTDIR));
         }
-        let outcome = self.strip(&place, &doomed.stat).and_then(|stripped| {
+        let outcome = self.strip(&place, &doomed).and_then(|stripped| {
             place.dir.remove_dir(place.entry()).map_err(|error| {
                 stripped.restore();
                 error.into()
@@ -259,7 +267,7 @@ impl Fs {
         let doomed = self.doom(to)?;
         let both_dirs = (source.kind == Kind::Dir, doomed.stat.kind == Kind::Dir);
         let stripped = match both_dirs {
-            (true, true) => self.strip(to, &doomed.stat).map(Some),
+            (true, true) => self.strip(to, &doomed).map(Some),
             (true, false) => Err(posix(libc::ENOTDIR)),
             (false, true) => Err(posix(libc::EISDIR)),
             (false, false) => Ok(None),
@@ -345,15 +353,18 @@ impl Fs {
     ///
     /// # Errors
     /// ENOTEMPTY if anything else is in it.
-    fn strip(&self, place: &Place, stat: &Stat) -> Result<Stripped> {
-        let dir = place.dir.open_dir(place.entry())?;
+    fn strip(&self, place: &Place, doomed: &Doomed) -> Result<Stripped> {
+        let held = self.dirs.lock().get(&self.ino_of(doomed.stat.ino)).cloned();
+        let dir = held.map_or_else(|| place.dir.open_dir(place.entry()), Ok)?;
         // An ordinary user's daemon needs what the directory's mode may deny; root's does not care.
-        let mode = (stat.mode & 0o700 != 0o700 && !self.options.give_to_caller).then_some(stat.mode);
+        let mode = doomed.stat.mode;
+        let mode = (mode & 0o700 != 0o700 && !self.options.give_to_caller).then_some(mode);
         if let Some(mode) = mode {
             place.dir.set_mode(place.entry(), mode | 0o700)?;
         }
         let mut stripped = Stripped { parent: place.dir.clone(), entry: place.entry().into(), dir, mode, id: None };
-        match self.strip_entries(&mut stripped) {
+        let id = doomed.inode.as_ref().and_then(|inode| inode.dir_id.get());
+        match self.strip_entries(&mut stripped, id) {
             Ok(()) => Ok(stripped),
             Err(error) => {
                 stripped.restore();
@@ -362,14 +373,16 @@ impl Fs {
         }
     }
 
-    fn strip_entries(&self, stripped: &mut Stripped) -> Result<()> {
+    /// `id` is the directory's, if it was read before.
+    fn strip_entries(&self, stripped: &mut Stripped, id: Option<&DirId>) -> Result<()> {
         let sides = dir::survey(&*stripped.dir)?.ok_or_else(|| posix(libc::ENOTEMPTY))?;
         for side in sides {
             stripped.dir.unlink(&side)?;
         }
-        match stripped.dir.read_link(OsStr::new(name::DIR_ID)) {
+        let link = OsStr::new(name::DIR_ID);
+        let text = id.map_or_else(|| stripped.dir.read_link(link), |id| Ok(id.to_text()));
+        match text.and_then(|text| stripped.dir.unlink(link).map(|()| text)) {
             Ok(text) => {
-                stripped.dir.unlink(OsStr::new(name::DIR_ID))?;
                 stripped.id = Some(text);
                 Ok(())
             }

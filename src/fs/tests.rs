@@ -273,17 +273,37 @@ fn attributes_are_encrypted_or_passed_through() {
 }
 
 #[test]
+fn capabilities_set_on_a_new_file_are_found() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let fs = scratch.mount();
+    let ino = write_file(&fs, Ino::ROOT, os("f"), b"x").attr.ino;
+    assert_eq!(errno(fs.getxattr(ino, os("security.capability"))), libc::ENODATA);
+    // vfs_cap_data of revision 2 with cap_net_raw permitted (linux/capability.h).
+    let value = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    fs.setxattr(&ROOT, ino, os("security.capability"), &value, XattrHow::Set).unwrap();
+    assert_eq!(fs.getxattr(ino, os("security.capability")).unwrap(), value);
+    fs.removexattr(ino, os("security.capability")).unwrap();
+    assert_eq!(errno(fs.getxattr(ino, os("security.capability"))), libc::ENODATA);
+}
+
+#[test]
 fn mtime_survives_the_commit_of_what_was_written() {
     let scratch = Scratch::new();
     let fs = scratch.mount();
     let (entry, handle) = fs.create(&ROOT, Ino::ROOT, os("f"), 0o600, 0, WRITE).unwrap();
     fs.write(handle, 0, &[1; 100_000], WriteHow::default()).unwrap();
     let mtime = Timestamp { secs: 1_000_000_000, nanos: 123_456_789 };
-    fs.setattr(&ROOT, entry.attr.ino, &SetAttr { mtime: SetTime::To(mtime), ..KEEP }).unwrap();
+    let times = SetAttr { atime: SetTime::To(Timestamp { secs: 5, nanos: 6 }), mtime: SetTime::To(mtime), ..KEEP };
+    let shown = fs.setattr(&ROOT, entry.attr.ino, &times).unwrap();
+    assert_eq!((shown.mtime, shown.atime), (mtime, Timestamp { secs: 5, nanos: 6 }));
     fs.release(handle).unwrap();
     assert_eq!(fs.getattr(entry.attr.ino).unwrap().mtime, mtime);
     drop(fs);
-    assert_eq!(scratch.mount().lookup(Ino::ROOT, os("f")).unwrap().attr.mtime, mtime);
+    let found = scratch.mount().lookup(Ino::ROOT, os("f")).unwrap().attr;
+    assert_eq!((found.mtime, found.atime), (mtime, Timestamp { secs: 5, nanos: 6 }));
 }
 
 #[test]

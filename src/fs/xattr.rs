@@ -11,6 +11,8 @@ use crate::crypto::aead::{open_value, seal_value};
 /// Namespace of attributes that belong to programs (xattr(7)).
 const USER: &[u8] = b"user.";
 const ACCESS_ACL: &str = "system.posix_acl_access";
+/// File capabilities (capabilities(7)).
+const CAPABILITY: &str = "security.capability";
 
 /// What becomes of an attribute.
 enum Namespace<'a> {
@@ -69,6 +71,7 @@ impl Fs {
     pub fn getxattr(&self, ino: Ino, attr: &OsStr) -> Result<Vec<u8>> {
         let inode = self.inode(ino)?;
         match namespace(attr)? {
+            Namespace::PassedThrough if attr == CAPABILITY && inode.without_capability() => Err(posix(libc::ENODATA)),
             Namespace::PassedThrough => Ok(self.spot(&inode)?.get_xattr(attr)?),
             Namespace::Encrypted(plain) => {
                 // No stored name can be that long: there is none.
@@ -89,6 +92,9 @@ impl Fs {
         let inode = self.inode(ino)?;
         match namespace(attr)? {
             Namespace::PassedThrough => {
+                if attr == CAPABILITY {
+                    inode.set_without_capability(false);
+                }
                 self.spot(&inode)?.set_xattr(attr, value, how)?;
                 self.acl_changed(&inode, attr);
                 if attr == ACCESS_ACL {
