@@ -70,8 +70,7 @@ impl Fs {
         self.at_own_name(&inode, || {
             let spot = self.spot(&inode)?;
             let stat = spot.stat()?;
-            let attr = (self.ino_of(stat.ino) == ino).then(|| self.attr(&inode, &stat, Some(&spot)));
-            attr.transpose()
+            (self.ino_of(stat.ino) == ino).then(|| self.attr(&inode, &stat, Some(&spot))).transpose()
         })
     }
 
@@ -110,7 +109,11 @@ impl Fs {
                 // No plain size gives such a length: a torn or damaged file. Opening it tells which.
                 None => file::plain_len(stat.size).unwrap_or(stat.size),
             },
-            (Kind::Symlink, Some(spot)) => self.target_size(stat.size, spot)?,
+            (Kind::Symlink, Some(spot)) => match self.target_size(inode, stat.size, spot) {
+                // Without its target a symlink can still be looked at and removed.
+                Err(FsError::Damaged(_)) => stat.size,
+                size => size?,
+            },
             _ => stat.size,
         };
         // The control directory is not shown; where directories count their subdirectories, it counts.
@@ -132,16 +135,20 @@ impl Fs {
     }
 
     /// Plain length of a symlink's target.
-    fn target_size(&self, stored: u64, spot: &Spot) -> Result<u64> {
-        if !name::is_side_target(stored) {
-            return Ok(name::target_len(name::text_bytes(stored)));
-        }
-        let Spot::At(dir, entry) = spot else { return Ok(stored) };
-        let sealed = match name::target_file(&dir.read_link(entry)?) {
-            Some(file) => self.targets()?.stat(&file).map_err(target_error)?,
-            None => return Err(FsError::Damaged("the symlink's text names no target")),
+    fn target_size(&self, inode: &Inode, stored: u64, spot: &Spot) -> Result<u64> {
+        let sealed = if !name::is_side_target(stored) {
+            name::text_bytes(stored)
+        } else if let Some(sealed) = inode.sealed_target.get() {
+            sealed.len() as u64
+        } else if let Spot::At(dir, entry) = spot {
+            match name::target_file(&dir.read_link(entry)?) {
+                Some(file) => self.targets()?.stat(&file).map_err(target_error)?.size,
+                None => return Err(FsError::Damaged("the symlink's text names no target")),
+            }
+        } else {
+            return Err(FsError::Damaged("the symlink's target is missing from the control directory"));
         };
-        Ok(name::target_len(sealed.size))
+        Ok(name::target_len(sealed))
     }
 
     /// Changes attributes, in the order in which `chown`, `chmod`, `truncate` and `utimensat` would have to follow one another

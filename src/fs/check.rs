@@ -3,7 +3,7 @@
 //! The walk looks at the backing directory itself, not through the inode table, so that it also sees what a mount leaves
 //! out. It changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,14 @@ pub trait Reporter: Sync {
     fn total(&self, bytes: u64);
     /// So many more stored bytes were verified.
     fn verified(&self, bytes: u64);
+}
+
+/// A directory that the walk is still to come to. It shares its parent's descriptor with its siblings, so that only as many are
+/// open as the tree is deep.
+struct Pending {
+    parent: Arc<dyn BackingDir>,
+    entry: OsString,
+    path: PathBuf,
 }
 
 /// A directory on the walk.
@@ -122,8 +130,10 @@ impl Check<'_> {
         let verifying = queue.is_some();
         let mut seen = HashSet::new();
         let mut targets = HashSet::new();
-        let mut pending = vec![self.visit(self.fs.root.clone(), PathBuf::new(), true, verifying)?];
-        while let Some(visit) = pending.pop() {
+        let mut ids = HashMap::new();
+        let mut pending = vec![Pending { parent: self.fs.root.clone(), entry: ".".into(), path: PathBuf::new() }];
+        while let Some(next) = pending.pop() {
+            let Some(visit) = self.visit(next, &mut ids, verifying) else { continue };
             let mut stream = match visit.dir.list() {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -158,12 +168,7 @@ impl Check<'_> {
                 }
                 count(&path, &stat);
                 if stat.kind == Kind::Dir {
-                    match visit.dir.open_dir(&entry) {
-                        Ok(dir) => pending.push(self.visit(dir, path.clone(), false, verifying)?),
-                        Err(error) => {
-                            self.found_if(verifying, &path, format!("the directory cannot be opened: {error}"));
-                        }
-                    }
+                    pending.push(Pending { parent: visit.dir.clone(), entry: entry.clone(), path: path.clone() });
                 }
                 let Some(queue) = &queue else { continue };
                 self.verify_attributes(&visit.dir, &entry, &path, stat.kind);
@@ -187,7 +192,17 @@ impl Check<'_> {
         }
     }
 
-    fn visit(&self, dir: Arc<dyn BackingDir>, path: PathBuf, is_root: bool, verifying: bool) -> Result<Visit> {
+    /// Opens a directory and reads its id, which no other of `ids` may have; `None` if it cannot be opened.
+    fn visit(&self, next: Pending, ids: &mut HashMap<DirId, PathBuf>, verifying: bool) -> Option<Visit> {
+        let Pending { parent, entry, path } = next;
+        let is_root = path.as_os_str().is_empty();
+        let dir = match parent.open_dir(&entry) {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.found_if(verifying, &path, format!("the directory cannot be opened: {error}"));
+                return None;
+            }
+        };
         let id = match dir.read_link(OsStr::new(name::DIR_ID)) {
             Ok(text) => {
                 let id = DirId::from_text(&text);
@@ -197,7 +212,8 @@ impl Check<'_> {
                 id
             }
             Err(error) if is_missing(&error) => {
-                if !super::dir::is_empty(&*dir)? {
+                // One that cannot be listed is reported as such in its turn.
+                if let Ok(false) = super::dir::is_empty(&*dir) {
                     self.found_if(verifying, &path, "the directory has entries but no id".into());
                 }
                 None
@@ -207,7 +223,11 @@ impl Check<'_> {
                 None
             }
         };
-        Ok(Visit { dir, path, id, is_root })
+        if let Some(other) = id.and_then(|id| ids.insert(id, path.clone())) {
+            let other = Path::new("/").join(other);
+            self.found_if(verifying, &path, format!("the directory has the same id as {}", other.display()));
+        }
+        Some(Visit { dir, path, id, is_root })
     }
 
     /// The path to show for an entry; `None` for the format's own.
@@ -262,14 +282,8 @@ impl Check<'_> {
 
     fn verify_symlink(&self, dir: &Arc<dyn BackingDir>, entry: &OsStr, path: &Path, targets: &mut HashSet<OsString>) {
         let opened = dir.read_link(entry).map_err(FsError::from).and_then(|text| {
-            let sealed = match name::target_file(&text) {
-                None => name::inline_target(&text)?,
-                Some(file) => {
-                    let sealed = self.fs.read_target(&file);
-                    targets.insert(file);
-                    sealed?
-                }
-            };
+            targets.extend(name::target_file(&text));
+            let sealed = self.fs.sealed_target(&text)?;
             name::open_target(self.fs.ring.symlink_key(), &sealed)
         });
         if let Err(error) = opened {

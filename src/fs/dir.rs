@@ -87,7 +87,8 @@ impl Fs {
         })
     }
 
-    /// Runs through a listing and gives `visit` each shown entry with its stored name.
+    /// Runs through a listing and gives `visit` each shown entry with its stored name. An error waits for the next call if there
+    /// are entries to deliver, and none takes an entry along: the next call begins with the one that it met.
     fn list(
         &self,
         handle: &DirHandle,
@@ -101,19 +102,30 @@ impl Fs {
             listing.left_over = None;
             listing.at = offset;
         }
+        let mut delivered = false;
         loop {
-            let entry = match listing.left_over.take() {
-                Some(entry) => entry,
-                None => match listing.stream.next()? {
-                    Some(entry) => entry,
-                    None => return Ok(()),
-                },
+            let entry = match listing.left_over.take().map_or_else(|| listing.stream.next(), |entry| Ok(Some(entry))) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Ok(()),
+                Err(_) if delivered => return Ok(()),
+                Err(error) => return Err(error.into()),
             };
-            if let Some(item) = self.show(handle, &dir, &entry)?
-                && !visit(&entry.name, &item)?
-            {
-                listing.left_over = Some(entry);
-                return Ok(());
+            let outcome = match self.show(handle, &dir, &entry) {
+                Ok(Some(item)) => visit(&entry.name, &item).map(Some),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(Some(true)) => delivered = true,
+                Ok(None) => {}
+                Ok(Some(false)) => {
+                    listing.left_over = Some(entry);
+                    return Ok(());
+                }
+                Err(error) => {
+                    listing.left_over = Some(entry);
+                    return if delivered { Ok(()) } else { Err(error) };
+                }
             }
             listing.at = entry.offset;
         }

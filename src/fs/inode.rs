@@ -47,6 +47,8 @@ pub(super) struct Inode {
     default_acl: AtomicU8,
     /// Made under this mount and never given file capabilities since.
     without_capability: AtomicBool,
+    /// What a symlink's target is stored as, kept from when its last name goes: held by `O_PATH`, it can still be read.
+    pub(super) sealed_target: OnceLock<Vec<u8>>,
     /// Set when a backing file has bytes behind its sealed size that cannot be cut (a read-only mount).
     size_override: Mutex<Option<SizeOverride>>,
 }
@@ -110,6 +112,7 @@ impl Inode {
             dir_id_making: Mutex::new(()),
             default_acl: AtomicU8::new(DefaultAcl::Unknown as u8),
             without_capability: AtomicBool::new(false),
+            sealed_target: OnceLock::new(),
             size_override: Mutex::new(size_override),
         }
     }
@@ -204,6 +207,12 @@ impl InodeTable {
         let table = InodeTable { shards: std::array::from_fn(|_| Mutex::default()), overrides: Mutex::default() };
         table.acquire(Ino::ROOT, Kind::Dir, None);
         table
+    }
+
+    /// Inodes known.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Arc<Inode>>> {

@@ -42,7 +42,7 @@ const XATTR_PREFIX: &[u8] = b"user.envelopefs.";
 const XATTR_MAX: usize = 163;
 
 /// Random id of a directory, which binds the names in it to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct DirId([u8; 16]);
 
 impl DirId {

@@ -138,15 +138,18 @@ impl Fs {
                 (text, Some(file))
             }
         };
-        self.make_side(&place)?;
-        let made = self.undo_side_on_error(&place, || Ok(place.dir.make_symlink(place.entry(), &text)?));
-        if let Err(error) = made {
-            if let Some(file) = file {
-                let _ = self.targets().map(|dir| dir.unlink(&file));
-            }
-            return Err(error);
+        let made = self.make_side(&place).and_then(|()| {
+            self.undo_side_on_error(&place, || Ok(place.dir.make_symlink(place.entry(), &text)?))?;
+            self.finish_creation(caller, &place)
+        });
+        // Not if the symlink is there and could not be taken back.
+        if made.is_err()
+            && let Some(file) = file
+            && place.dir.read_link(place.entry()).map_or(true, |there| there != text)
+        {
+            let _ = self.targets().map(|dir| dir.unlink(&file));
         }
-        self.finish_creation(caller, &place)
+        made
     }
 
     /// The target of a symlink.
@@ -158,12 +161,17 @@ impl Fs {
         if inode.kind != Kind::Symlink {
             return Err(posix(libc::EINVAL));
         }
-        let (dir, entry) = self.named(&inode)?;
-        let text = dir.read_link(&entry)?;
-        let sealed = match name::target_file(&text) {
-            None => name::inline_target(&text)?,
-            Some(file) => self.read_target(&file)?,
-        };
+        let sealed = self.at_own_name(&inode, || {
+            if let Some(sealed) = inode.sealed_target.get() {
+                return Ok(Some(sealed.clone()));
+            }
+            let (dir, entry) = self.named(&inode)?;
+            let text = dir.read_link(&entry);
+            if self.ino_of(dir.stat(&entry)?.ino) != inode.ino {
+                return Ok(None);
+            }
+            self.sealed_target(&text?).map(Some)
+        })?;
         name::open_target(self.ring.symlink_key(), &sealed)
     }
 
@@ -317,10 +325,16 @@ impl Fs {
         {
             inode.pin(place.dir.pin(place.entry())?);
         }
-        let target = match last && stat.kind == Kind::Symlink && name::is_side_target(stat.size) {
-            true => name::target_file(&place.dir.read_link(place.entry())?),
-            false => None,
-        };
+        let mut target = None;
+        if last && stat.kind == Kind::Symlink && (inode.is_some() || name::is_side_target(stat.size)) {
+            let text = place.dir.read_link(place.entry())?;
+            if let Some(inode) = &inode
+                && let Ok(sealed) = self.sealed_target(&text)
+            {
+                let _ = inode.sealed_target.set(sealed);
+            }
+            target = name::target_file(&text);
+        }
         Ok(Doomed { stat, inode, target })
     }
 
@@ -478,6 +492,7 @@ impl Fs {
         match control.open_dir(OsStr::new(TARGETS)) {
             Err(error) if is_missing(&error) && !self.options.read_only => {
                 control.make_dir(OsStr::new(TARGETS), 0o700)?;
+                control.sync()?;
                 Ok(control.open_dir(OsStr::new(TARGETS))?)
             }
             other => Ok(other?),
@@ -495,7 +510,15 @@ impl Fs {
         })
     }
 
-    pub(super) fn read_target(&self, file: &OsStr) -> Result<Vec<u8>> {
+    /// What a backing symlink's text stands for, sealed still.
+    pub(super) fn sealed_target(&self, text: &OsStr) -> Result<Vec<u8>> {
+        match name::target_file(text) {
+            None => name::inline_target(text),
+            Some(file) => self.read_target(&file),
+        }
+    }
+
+    fn read_target(&self, file: &OsStr) -> Result<Vec<u8>> {
         let raw = self.targets()?.open_file(file, crate::store::Access::Read).map_err(target_error)?;
         // The longest plain target with nonce and tag, and one byte more to notice a longer file.
         let mut sealed = vec![0; 4095 + 28 + 1];

@@ -1,5 +1,8 @@
 //! The filesystem over a real backing directory, an operation at a time.
 
+mod hooked;
+mod interrupted;
+
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;

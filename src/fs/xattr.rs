@@ -72,11 +72,11 @@ impl Fs {
         let inode = self.inode(ino)?;
         match namespace(attr)? {
             Namespace::PassedThrough if attr == CAPABILITY && inode.without_capability() => Err(posix(libc::ENODATA)),
-            Namespace::PassedThrough => Ok(self.spot(&inode)?.get_xattr(attr)?),
+            Namespace::PassedThrough => self.at_held(&inode, |spot| spot.get_xattr(attr)),
             Namespace::Encrypted(plain) => {
                 // No stored name can be that long: there is none.
                 let stored = name::store_xattr(self.ring.xattr_names(), plain).map_err(|_| posix(libc::ENODATA))?;
-                let sealed = self.spot(&inode)?.get_xattr(&stored)?;
+                let sealed = self.at_held(&inode, |spot| spot.get_xattr(&stored))?;
                 open_value(self.ring.xattr_value_key(), plain, &sealed)
                     .map_err(|_| FsError::Damaged("an extended attribute fails authentication"))
             }
@@ -117,7 +117,7 @@ impl Fs {
     /// Those of listxattr(2).
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<OsString>> {
         let inode = self.inode(ino)?;
-        let stored = self.spot(&inode)?.list_xattrs()?;
+        let stored = self.at_held(&inode, Spot::list_xattrs)?;
         Ok(stored
             .into_iter()
             .filter_map(|attr| {
@@ -149,6 +149,25 @@ impl Fs {
                 Ok(self.spot(&inode)?.remove_xattr(&stored)?)
             }
         }
+    }
+
+    /// Reads from an inode while others may rename it: the kernel locks an inode against that only to change its attributes. So
+    /// what a name leads to is held, and then looked at.
+    fn at_held<T>(&self, inode: &Inode, read: impl Fn(&Spot) -> std::io::Result<T>) -> Result<T> {
+        let outcome = self.at_own_name(inode, || {
+            let spot = match self.spot(inode)? {
+                Spot::At(dir, entry) if inode.ino != Ino::ROOT => {
+                    let held = dir.pin(&entry)?;
+                    if self.ino_of(held.stat()?.ino) != inode.ino {
+                        return Ok(None);
+                    }
+                    Spot::Held(held)
+                }
+                spot => spot,
+            };
+            Ok(Some(read(&spot)))
+        })?;
+        Ok(outcome?)
     }
 
     fn acl_changed(&self, inode: &Inode, attr: &OsStr) {

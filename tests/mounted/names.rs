@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::{errno, on_mount, over_remount};
@@ -237,5 +237,21 @@ fn dot_entries_and_parents_have_the_right_inodes() {
         fs::rename(dir.join("p/q"), dir.join("r/q")).unwrap();
         assert_eq!(ino("r/q/.."), ino("r"));
         assert_eq!(fs::metadata(dir.join("p")).unwrap().nlink(), 2);
+    });
+}
+
+#[test]
+fn a_removed_symlink_is_read_through_a_descriptor() {
+    on_mount(|dir| {
+        for target in ["short".to_string(), "long/".repeat(800)] {
+            let link = dir.join("link");
+            symlink(&target, &link).unwrap();
+            let held = rustix::fs::open(&link, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).unwrap();
+            fs::remove_file(&link).unwrap();
+            // Another one takes the name, and perhaps the number.
+            symlink("another", &link).unwrap();
+            assert_eq!(rustix::fs::readlinkat(&held, "", Vec::new()).unwrap().as_bytes(), target.as_bytes());
+            fs::remove_file(&link).unwrap();
+        }
     });
 }
