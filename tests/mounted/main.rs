@@ -26,6 +26,7 @@ mod readonly;
 mod special;
 mod stress;
 mod tamper;
+mod tamper_names;
 mod user;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! Somebody else writes to the backing directory: through the mount every read gives the right bytes or EIO, and `check` names
-//! the file. This samples, end to end, what the tests beside the format's code go through exhaustively.
+//! the file. This samples, end to end, what the tests beside the format's code go through exhaustively. Contents and headers are
+//! here, the rest is in `tamper_names`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -123,9 +124,9 @@ impl Victim {
 }
 
 /// The exit code of `check` for damage.
-const DAMAGED: i32 = 4;
+pub(crate) const DAMAGED: i32 = 4;
 
-fn backing_path(backing: &Path, inode: u64) -> PathBuf {
+pub(crate) fn backing_path(backing: &Path, inode: u64) -> PathBuf {
     let found = succeed(Command::new("find").arg(backing).args(["-inum", &inode.to_string()]));
     PathBuf::from(found.trim())
 }
@@ -383,40 +384,4 @@ fn an_edited_or_foreign_volume_description_is_refused() {
     assert_not_mounted(&volume, "removing it");
     fs::write(&path, &original).unwrap();
     volume.mount().unmount();
-}
-
-#[test]
-fn damaged_names_and_directory_ids_do_not_take_the_rest_along() {
-    if native().is_some() {
-        return;
-    }
-    common::require_root_and_fuse();
-    let volume = Volume::new();
-    let mount = volume.mount();
-    fs::create_dir(mount.path().join("dir")).unwrap();
-    fs::write(mount.path().join("dir/inside"), "inside").unwrap();
-    fs::write(mount.path().join("good"), "good").unwrap();
-    fs::write(mount.path().join("renamed"), "renamed").unwrap();
-    let stored = |name: &str| backing_path(volume.backing(), fs::metadata(mount.path().join(name)).unwrap().ino());
-    let (dir, renamed) = (stored("dir"), stored("renamed"));
-    mount.unmount();
-    // A stored name that no key made, and one that was never a stored name at all.
-    fs::rename(&renamed, renamed.with_file_name("AAAAAAAAAAAAAAAAAAAAAAAAAAAA")).unwrap();
-    fs::write(volume.backing().join("not ours"), "x").unwrap();
-    let id = dir.join(".envelopefs.dir");
-    let old = fs::read_link(&id).unwrap();
-    fs::remove_file(&id).unwrap();
-    std::os::unix::fs::symlink(old.to_str().unwrap().chars().rev().collect::<String>(), &id).unwrap();
-    let check = volume.check();
-    assert_eq!(check.status.code(), Some(DAMAGED), "{}", text(&check));
-    let mount = volume.mount();
-    let names: Vec<_> = fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(
-        names.contains(&"good".into()) && names.contains(&"dir".into()) && !names.contains(&"renamed".into()),
-        "{names:?}"
-    );
-    assert_eq!(fs::read_to_string(mount.path().join("good")).unwrap(), "good");
-    assert!(fs::read(mount.path().join("dir/inside")).is_err());
-    fs::write(mount.path().join("new"), "new").unwrap();
-    mount.unmount();
 }
