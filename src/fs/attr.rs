@@ -161,15 +161,18 @@ impl Fs {
         let inode = self.inode(ino)?;
         if set.uid.is_some() || set.gid.is_some() {
             self.spot(&inode)?.set_owner(set.uid, set.gid)?;
+            self.attributes_changed(&inode);
         }
         if let Some(mode) = set.mode {
             self.spot(&inode)?.set_mode(mode & 0o7777)?;
+            self.attributes_changed(&inode);
         }
         if let Some(size) = set.size {
             self.set_size(caller, &inode, size)?;
         }
         if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             self.set_times(&inode, set.atime, set.mtime)?;
+            self.attributes_changed(&inode);
         }
         self.getattr(ino)
     }
@@ -202,6 +205,7 @@ impl Fs {
         let mode = spot.stat()?.mode;
         if without_suid_sgid(mode) != mode {
             spot.set_mode(without_suid_sgid(mode))?;
+            self.attributes_changed(inode);
         }
         Ok(())
     }

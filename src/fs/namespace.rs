@@ -192,6 +192,7 @@ impl Fs {
         let place = self.place(parent, name)?;
         self.make_side(&place)?;
         self.undo_side_on_error(&place, || Ok(from.link(&entry, &*place.dir, place.entry())?))?;
+        self.attributes_changed(&inode);
         let stat = place.dir.stat(place.entry())?;
         self.enter(&place, &stat)
     }

@@ -96,6 +96,7 @@ impl Fs {
                     inode.set_without_capability(false);
                 }
                 self.spot(&inode)?.set_xattr(attr, value, how)?;
+                self.attributes_changed(&inode);
                 self.acl_changed(&inode, attr);
                 if attr == ACCESS_ACL {
                     self.clear_sgid_of_foreign_group(caller, &inode)?;
@@ -106,7 +107,9 @@ impl Fs {
                 check_user_attributes(&inode)?;
                 let stored = name::store_xattr(self.ring.xattr_names(), plain)?;
                 let sealed = seal_value(self.ring.xattr_value_key(), plain, value);
-                Ok(self.spot(&inode)?.set_xattr(&stored, &sealed, how)?)
+                self.spot(&inode)?.set_xattr(&stored, &sealed, how)?;
+                self.attributes_changed(&inode);
+                Ok(())
             }
         }
     }
@@ -140,13 +143,16 @@ impl Fs {
         match namespace(attr)? {
             Namespace::PassedThrough => {
                 self.spot(&inode)?.remove_xattr(attr)?;
+                self.attributes_changed(&inode);
                 self.acl_changed(&inode, attr);
                 Ok(())
             }
             Namespace::Encrypted(plain) => {
                 check_user_attributes(&inode)?;
                 let stored = name::store_xattr(self.ring.xattr_names(), plain).map_err(|_| posix(libc::ENODATA))?;
-                Ok(self.spot(&inode)?.remove_xattr(&stored)?)
+                self.spot(&inode)?.remove_xattr(&stored)?;
+                self.attributes_changed(&inode);
+                Ok(())
             }
         }
     }
