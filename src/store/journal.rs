@@ -1,4 +1,8 @@
-//! The journal file: two heads and two segments that take turns. Layout in `journal.md`.
+#![doc = include_str!("journal.md")]
+//!
+//! # This file
+//!
+//! The journal file: two heads and two segments that take turns.
 //!
 //! Appending and flushing are separate. A record is in the journal, and survives the daemon, once [`Journal::append`] returns; it is
 //! durable once [`Journal::flush_to`] returns, which serves everybody who waits at the time with one device flush (group commit).
