@@ -19,6 +19,7 @@ mod image;
 mod judge;
 mod sim;
 mod states;
+mod teeth;
 mod workloads;
 mod world;
 

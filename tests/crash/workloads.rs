@@ -231,7 +231,11 @@ fn renamed_then_synced(world: &mut World) {
         world.write(file, 0, &pattern(round, 5000));
         world.fsync(file);
         world.close(file);
-        if round % 2 == 0 { world.rename("new", &name) } else { world.link("new", &name) }
+        if round % 2 == 0 {
+            world.rename("new", &name)
+        } else {
+            world.link("new", &name)
+        }
         let file = world.open(&name);
         if round % 3 == 0 {
             world.write(file, 100, &pattern(10 + round, 2000));
