@@ -236,7 +236,7 @@ impl File {
         Ok(())
     }
 
-    /// Truncates or extends with a hole. A truncation is committed before it returns, at [`Durability::Written`].
+    /// Truncates or extends with a hole. A truncation is committed before it returns, without a flush.
     ///
     /// # Errors
     /// [`FileError`]

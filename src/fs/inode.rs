@@ -74,6 +74,8 @@ pub(super) struct OpenState {
     pub(super) handles: usize,
     /// Kept open for the store's sake.
     pub(super) lingers: bool,
+    /// Attributes or names changed while it was not open: the next fsync has to flush them.
+    pub(super) attributes_changed: bool,
 }
 
 /// An opened encrypted file with the backing file under it.

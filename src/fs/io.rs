@@ -83,6 +83,9 @@ impl Fs {
             }
         }
         let open = Arc::new(OpenFile { file, raw: RwLock::new(raw), writable: AtomicBool::new(writable) });
+        if std::mem::take(&mut state.attributes_changed) {
+            open.file.attributes_changed();
+        }
         state.file = Some(open.clone());
         state.handles = 1;
         Ok(open)
@@ -212,8 +215,10 @@ impl Fs {
 
     /// Notes for the next fsync that attributes or names of an inode changed.
     pub(super) fn attributes_changed(&self, inode: &Inode) {
-        if let Some(open) = inode.open_file() {
-            open.file.attributes_changed();
+        let mut state = inode.open.lock();
+        match &state.file {
+            Some(open) => open.file.attributes_changed(),
+            None => state.attributes_changed = true,
         }
     }
 

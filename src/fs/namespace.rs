@@ -357,7 +357,9 @@ impl Fs {
             self.contents_gone(&doomed.stat);
         }
         if let Some(file) = &doomed.target {
-            let removed = self.targets().and_then(|dir| Ok(dir.unlink(file)?));
+            // The two are in different directories: a power loss must not bring back the symlink without its target.
+            let removed = place.dir.sync().map_err(FsError::from);
+            let removed = removed.and_then(|()| Ok(self.targets()?.unlink(file)?));
             if let Err(error) = removed {
                 tracing::warn!(%error, "a removed symlink's target stays behind in the control directory");
             }

@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Commit,
     /// Nothing but which earlier records hold after a power loss.
     Marker,
-    /// The file's last name is gone: nobody needs to search for it.
+    /// The file's last name is gone: while the same kernel runs, nobody needs to search for it.
     Gone,
 }
 

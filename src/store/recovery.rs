@@ -75,7 +75,7 @@ pub(super) fn recover(
         write_head(journal, head)?;
     }
     let all = options.broken_rule == Some(Rule::MarksDecide);
-    let targets = targets(&records, if all { next - 1 } else { head.valid });
+    let targets = targets(&records, if all { next - 1 } else { head.valid }, same_kernel);
     let outcome = replay(root, journal, targets)?;
     tracing::info!(
         records = records.len(),
@@ -139,8 +139,9 @@ fn read_record(journal: &dyn BackingFile, head: &Head, segment: u64, offset: u64
     Ok(record::parse(&bytes, &head.volume, head.session))
 }
 
-/// What the good records come to for each file. `valid`: all up to it are good; beyond, a file's own markers decide.
-fn targets(records: &[(u64, Parsed)], valid: u64) -> HashMap<FileKey, Target> {
+/// What the good records come to for each file. `valid`: all up to it are good; beyond, a file's own markers decide. `same_kernel`: what was
+/// done to names was done, while a power loss may have undone the removal that a record tells of.
+fn targets(records: &[(u64, Parsed)], valid: u64, same_kernel: bool) -> HashMap<FileKey, Target> {
     let key = |record: &Parsed| FileKey { ino: record.ino, id: record.id };
     let mut marks: HashMap<FileKey, u64> = HashMap::new();
     for (_, record) in records {
@@ -151,8 +152,7 @@ fn targets(records: &[(u64, Parsed)], valid: u64) -> HashMap<FileKey, Target> {
     for (at, record) in records {
         let good = marks.get(&key(record)).is_some_and(|mark| record.seq <= *mark);
         match record.kind {
-            // That a file is gone is a hint only, and true whenever it was written.
-            Kind::Gone => targets.entry(key(record)).or_default().gone = true,
+            Kind::Gone if same_kernel => targets.entry(key(record)).or_default().gone = true,
             Kind::Commit if good => {
                 let target = targets.entry(key(record)).or_default();
                 if record.len == 0 {
@@ -164,7 +164,7 @@ fn targets(records: &[(u64, Parsed)], valid: u64) -> HashMap<FileKey, Target> {
                 target.hint.clone_from(&record.hint);
                 target.images.extend(record.images.iter().map(|image| (image.block, (*at, *image))));
             }
-            Kind::Commit | Kind::Marker => {}
+            Kind::Commit | Kind::Marker | Kind::Gone => {}
         }
     }
     targets.retain(|_, target| !target.gone && (target.emptied || !target.images.is_empty()));

@@ -75,13 +75,10 @@ survive! {
     shrink
     punch_and_refill
     directories
-    #[ignore = "fsync does not know of a rename that came before the open"]
     renamed_then_synced
-    #[ignore = "the target's file may be gone before the symlink is"]
     long_symlinks
     two_files
     closed_without_fsync
-    #[ignore = "a record of a removal that was lost hides durable images"]
     unlink_and_reuse
     many_files
 }

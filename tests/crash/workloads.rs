@@ -251,7 +251,7 @@ fn renamed_then_synced(world: &mut World) {
 /// Targets that have files of their own, in another directory.
 fn long_symlinks(world: &mut World) {
     world.mkdir("a");
-    for round in 0..4 {
+    for round in 0..12 {
         world.symlink("a/far", &format!("{round}/{}", "target/".repeat(500)));
         let file = world.create(&format!("a/file{round}"));
         world.write(file, 0, &pattern(round, 100));
