@@ -458,13 +458,11 @@ fn rounds(recoveries: bool) {
 }
 
 #[test]
-#[ignore = "until what was handed over and never flushed is no longer overwritten in place"]
 fn a_kill_loses_nothing_that_was_synced_or_closed() {
     rounds(false);
 }
 
 #[test]
-#[ignore = "until what was handed over and never flushed is no longer overwritten in place"]
 fn a_kill_during_recovery_leaves_it_to_the_next_mount() {
     rounds(true);
 }
