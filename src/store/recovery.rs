@@ -202,7 +202,7 @@ fn replay(
         search(root, device, true, 0, &mut |dir, name, ino| {
             for key in wanted.get(&ino).into_iter().flatten() {
                 let Some(target) = targets.get(key) else { continue };
-                if let Ok(file) = dir.open_file(name, Access::ReadWrite)
+                if let Some(file) = unless_absent(dir.open_file(name, Access::ReadWrite))?
                     && is_meant(&*file, key, target)
                 {
                     put(key, target, file)?;
@@ -253,13 +253,16 @@ fn at_hint(
     (file.stat().ok()?.dev == device && is_meant(&*file)).then_some(file)
 }
 
+/// Takes a regular file's directory, name and inode number; false if it has seen enough.
+type Visit<'a> = dyn FnMut(&Arc<dyn BackingDir>, &OsStr, u64) -> io::Result<bool> + 'a;
+
 /// Shows every regular file below a directory, with its inode number, until `visit` has seen enough.
 fn search(
     dir: &Arc<dyn BackingDir>,
     device: u64,
     is_root: bool,
     depth: usize,
-    visit: &mut dyn FnMut(&Arc<dyn BackingDir>, &OsStr, u64) -> io::Result<bool>,
+    visit: &mut Visit<'_>,
 ) -> io::Result<bool> {
     if depth > MAX_DEPTH || dir.stat(OsStr::new("."))?.dev != device {
         return Ok(true);
@@ -272,9 +275,9 @@ fn search(
         }
         let kind = match entry.kind {
             Some(kind) => kind,
-            None => match dir.stat(&entry.name) {
-                Ok(stat) => stat.kind,
-                Err(_) => continue,
+            None => match unless_absent(dir.stat(&entry.name))? {
+                Some(stat) => stat.kind,
+                None => continue,
             },
         };
         match kind {
@@ -285,13 +288,24 @@ fn search(
     }
     drop(stream);
     for name in below {
-        // What cannot be opened cannot be searched, and what is in it not be recovered: told as missing.
-        let Ok(child) = dir.open_dir(&name) else { continue };
+        let Some(child) = unless_absent(dir.open_dir(&name))? else { continue };
         if !search(&child, device, false, depth + 1, visit)? {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// `None` where there is nothing of that name and kind. Any other error ends the recovery, for what it would otherwise pass over
+/// could be what was to be recovered.
+fn unless_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Writes a file's images, length and mtime.

@@ -394,12 +394,11 @@ impl Store {
     }
 }
 
-/// The journal of a volume and the head that counts; `None` if there is none yet.
-fn open_journal(
-    control: &dyn BackingDir,
-    volume: [u8; 16],
-    access: Access,
-) -> Result<Option<(Arc<dyn BackingFile>, Head)>, StoreError> {
+/// A journal file and the head that counts.
+type OpenJournal = (Arc<dyn BackingFile>, Head);
+
+/// The journal of a volume; `None` if there is none yet.
+fn open_journal(control: &dyn BackingDir, volume: [u8; 16], access: Access) -> Result<Option<OpenJournal>, StoreError> {
     let file = match control.open_file(OsStr::new(JOURNAL), access) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -429,7 +428,7 @@ fn make_journal(
     volume: [u8; 16],
     len: u64,
     old: Option<Head>,
-) -> Result<(Arc<dyn BackingFile>, Head), StoreError> {
+) -> Result<OpenJournal, StoreError> {
     const STEP: usize = 1 << 20;
     let name = OsStr::new(NEW_JOURNAL);
     match control.unlink(name) {

@@ -221,7 +221,7 @@ fn torn_foreign_and_old_records_end_the_replay() {
     let good = commit(ino(&file), b"f", new_block());
     let bad = Record { images: vec![Image { block: 1, bytes: &[b'b'; 4096] }], ..good.clone() };
     let at = segment_start(super::journal::segment_len(JOURNAL_MIN), 1) + good.size() as u64;
-    let damage: [&dyn Fn(&mut Vec<u8>); 5] = [
+    let damage: [Damage<'_>; 5] = [
         &|bytes| bytes[4000] ^= 1,
         &|bytes| bytes[512..1024].fill(0),
         &|bytes| bytes[8..12].fill(0xff),
@@ -241,6 +241,8 @@ fn torn_foreign_and_old_records_end_the_replay() {
         assert_eq!(letter(&file), 'n', "damage {number}");
     }
 }
+
+type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
 
 fn forged(record: &Record<'_>, volume: &[u8; 16], session: u64, seq: u64) -> Vec<u8> {
     let mut bytes = record.encode(volume, session, seq);
@@ -295,7 +297,7 @@ fn a_full_journal_checkpoints_and_its_length_can_be_changed() {
         let ticket = blocks.prepare(false, None).unwrap();
         blocks.finish(ticket).unwrap();
     }
-    let last = letters().last().map(char::from).unwrap();
+    let last = letters().next_back().map(char::from).unwrap();
     assert_eq!(letter(&file), last);
     drop(blocks);
     store.abandon();

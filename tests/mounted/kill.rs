@@ -416,7 +416,7 @@ fn rounds(recoveries: bool) {
     let mut operations = 0;
     for round in 0..number_from("ENVELOPEFS_KILL_ROUNDS").unwrap_or(ROUNDS) {
         // Every other volume with the smallest journal, which is full time and again.
-        let options = if round / ROUNDS_OF_A_VOLUME % 2 == 0 { "journal_size=4" } else { "" };
+        let options = if (round / ROUNDS_OF_A_VOLUME).is_multiple_of(2) { "journal_size=4" } else { "" };
         if round % ROUNDS_OF_A_VOLUME == 0 {
             volume = Volume::new();
             writers = (0..WRITERS).map(|_| Writer::new(rng.next())).collect();
