@@ -16,6 +16,7 @@ mod conformance;
 mod data;
 mod directories;
 mod faults;
+mod journal;
 mod kill;
 mod locks;
 mod manifest;
