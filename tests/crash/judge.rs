@@ -43,6 +43,18 @@ pub struct FoundFile {
     damaged: Vec<u64>,
 }
 
+impl FoundFile {
+    /// Its bytes, if all of them can be read.
+    pub fn bytes(&self) -> Result<Vec<u8>, String> {
+        if self.refused.is_some() || !self.damaged.is_empty() {
+            return Err(format!("errno {:?}, damaged blocks {:?}", self.refused, self.damaged));
+        }
+        let mut bytes = vec![0; self.contents.len() as usize];
+        self.contents.read(&mut bytes, 0);
+        Ok(bytes)
+    }
+}
+
 /// Most bytes read at a time, and the size from which on holes are skipped.
 const STEP: u64 = 256 * 1024;
 

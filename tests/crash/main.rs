@@ -18,6 +18,7 @@ mod explore;
 mod image;
 mod judge;
 mod sim;
+mod sqlite;
 mod states;
 mod teeth;
 mod workloads;
@@ -26,6 +27,7 @@ mod world;
 use explore::{Crash, Outcome};
 use random::number_from;
 use workloads::{ALL, Workload};
+use world::Run;
 
 const STATES: u64 = 300;
 
@@ -40,19 +42,22 @@ fn report(name: &str, outcome: &Outcome) -> String {
     })
 }
 
+/// Distinct states that each workload has to show.
+fn wanted_states() -> usize {
+    number_from("ENVELOPEFS_CRASH_STATES").unwrap_or(STATES) as usize
+}
+
+fn judge_outcome(name: &str, run: &Run, outcome: &Outcome) {
+    let (events, states) = (run.log.len(), outcome.states.len());
+    println!("{name}: {events} events, {states} states, {} of them after an interrupted recovery", outcome.interrupted);
+    assert!(outcome.violations.is_empty(), "{}", report(name, outcome));
+    assert!(states >= wanted_states(), "{name}: no more than {states} states");
+}
+
 fn survives(workload: &Workload) {
-    let states = number_from("ENVELOPEFS_CRASH_STATES").unwrap_or(STATES) as usize;
     let run = workload.record(None);
-    let outcome = explore::explore(workload.name, &run, &run, states, threads());
-    println!(
-        "{}: {} events, {} states, {} of them after an interrupted recovery",
-        workload.name,
-        run.log.len(),
-        outcome.states.len(),
-        outcome.interrupted
-    );
-    assert!(outcome.violations.is_empty(), "{}", report(workload.name, &outcome));
-    assert!(outcome.states.len() >= states, "{}: no more than {} states", workload.name, outcome.states.len());
+    let outcome = explore::explore(workload.name, &run, &run, wanted_states(), threads());
+    judge_outcome(workload.name, &run, &outcome);
 }
 
 macro_rules! survive {
