@@ -450,9 +450,13 @@ const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 const WRITE: OpenHow = OpenHow { write: true, truncate: false, sync: false };
 const NOTE: &str = "user.note";
 
-/// The one place that builds an `Fs`.
 fn start(root: Arc<dyn BackingDir>, ring: &Arc<KeyRing>) -> Result<Fs, FsError> {
-    let store = StoreOptions { journal_len: Some(JOURNAL_MIN), ..StoreOptions::of_this_kernel() };
+    start_under(StoreOptions::of_this_kernel(), root, ring)
+}
+
+/// The one place that builds an `Fs`.
+fn start_under(kernel: StoreOptions, root: Arc<dyn BackingDir>, ring: &Arc<KeyRing>) -> Result<Fs, FsError> {
+    let store = StoreOptions { journal_len: Some(JOURNAL_MIN), ..kernel };
     let options = FsOptions { read_only: false, give_to_caller: false, store };
     Fs::new(root, ring.clone(), options)
 }
@@ -1075,7 +1079,14 @@ impl World {
         // The handles died with the other one.
         self.open.clear();
         self.restarted = true;
-        let fresh = start(open_root(self.backing.path()).expect("open the root"), &self.ring);
+        let mut kernel = StoreOptions::of_this_kernel();
+        // As long as the kernel runs, recovery counts on what was written and not flushed. Where a flush has taken that away and no
+        // later call could note it, only the state after a restart of the machine is promised.
+        if self.faults.took_away() && self.faults.state().fault.is_some_and(|fault| fault.onward) {
+            kernel.boot = [0xff; 16];
+        }
+        let root = open_root(self.backing.path()).expect("open the root");
+        let fresh = start_under(kernel, root, &self.ring);
         let fresh = fresh.map_err(|error| format!("a fresh start: {error}"))?;
         self.adopt(&fresh, None, Bound::HandedOver).map_err(|error| format!("in a fresh filesystem: {error}"))
     }
