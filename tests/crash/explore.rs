@@ -69,7 +69,7 @@ pub fn explore(name: &str, run: &Run, judge: &dyn Judge, states: usize, threads:
                         if point > 0 {
                             tracker.push(&run.log[point - 1]);
                         }
-                        if (point + offset) % stride != 0 || point / stride % threads != thread {
+                        if !(point + offset).is_multiple_of(stride) || point / stride % threads != thread {
                             continue;
                         }
                         for number in numbers.clone() {
@@ -153,7 +153,7 @@ impl Attempt<'_> {
         let loss = Loss::Power(choice.model);
         let volume = Volume::new(state.clone());
         self.judge_mounts(&volume, NEXT_BOOT, loss)?;
-        if number % RECOVERY_CRASHES != 0 {
+        if !number.is_multiple_of(RECOVERY_CRASHES) {
             return Ok(());
         }
         // And once more while it recovers.

@@ -250,7 +250,7 @@ impl Tracker {
         let of_names = (names.end() - names.start() + 1) as u64;
         self.loose_files().values().try_fold(of_names, |all, file| {
             let events = file.events.len() as u64;
-            (events < 10).then(|| all * (events + 1) << events).filter(|all| *all <= MAX_COMBINATIONS)
+            (events < 10).then(|| (all * (events + 1)) << events).filter(|all| *all <= MAX_COMBINATIONS)
         })
     }
 
