@@ -4,7 +4,10 @@
 //! beside the wrapped key. It tells "another passphrase" from "this passphrase, damaged slot" and gives a
 //! guesser nothing that the wrapped key's tag would not.
 
-use super::{ProviderError, SlotContext, join};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{ProviderError, SlotContext, SlotData, join};
 use crate::crypto::aead::{self, WrappedSecret};
 use crate::crypto::kdf;
 use crate::crypto::secret::Secret;
@@ -13,6 +16,14 @@ use crate::crypto::secret::Secret;
 pub(super) const SALT: usize = 32;
 /// Bytes of a check value.
 pub(super) const CHECK: usize = 16;
+
+/// What such a provider keeps in a slot beside the wrapped key.
+pub(super) trait Parameters: Serialize + DeserializeOwned {
+    /// The KEK's check value.
+    fn check(&self) -> &[u8; CHECK];
+    /// All of them in one encoding, which is bound as associated data.
+    fn encode(&self) -> Vec<u8>;
+}
 
 /// The keys of one slot.
 pub(super) struct Kek {
@@ -31,18 +42,40 @@ impl Kek {
         }
     }
 
-    /// The check value: public, kept in the slot.
-    pub(super) fn check(&self) -> [u8; CHECK] {
-        self.check
+    /// Wraps a master key for a new slot: `derive` gives the KEK for a fresh salt, `describe` the slot's parameters from salt and check
+    /// value.
+    pub(super) fn make_slot<P: Parameters>(
+        master: &Secret<32>,
+        context: &SlotContext,
+        derive: impl FnOnce(&[u8; SALT]) -> Result<Kek, ProviderError>,
+        describe: impl FnOnce([u8; SALT], [u8; CHECK]) -> P,
+    ) -> Result<SlotData, ProviderError> {
+        let mut salt = [0; SALT];
+        crate::crypto::random(&mut salt);
+        let kek = derive(&salt)?;
+        let parameters = describe(salt, kek.check);
+        let wrapped = kek.wrap(master, context, &parameters.encode())?;
+        let parameters = toml::Table::try_from(&parameters).expect("numbers and strings make a table");
+        Ok(SlotData { parameters, wrapped })
+    }
+
+    /// Unwraps the master key of a slot with the KEK that `derive` gives for its parameters; `None` if the slot is another secret's.
+    pub(super) fn open_slot<P: Parameters>(
+        slot: &SlotData,
+        context: &SlotContext,
+        derive: impl FnOnce(&P) -> Result<Kek, ProviderError>,
+    ) -> Result<Option<Secret<32>>, ProviderError> {
+        let malformed = |error: toml::de::Error| ProviderError::Malformed(error.message().into());
+        let parameters: P = slot.parameters.clone().try_into().map_err(malformed)?;
+        let kek = derive(&parameters)?;
+        if kek.check != *parameters.check() {
+            return Ok(None);
+        }
+        kek.unwrap(&slot.wrapped, context, &parameters.encode()).map(Some)
     }
 
     /// Wraps a master key, bound to its place and to the slot's parameters.
-    pub(super) fn wrap(
-        &self,
-        master: &Secret<32>,
-        context: &SlotContext,
-        parameters: &[u8],
-    ) -> Result<Vec<u8>, ProviderError> {
+    fn wrap(&self, master: &Secret<32>, context: &SlotContext, parameters: &[u8]) -> Result<Vec<u8>, ProviderError> {
         if master.is_zero() {
             return Err(ProviderError::ZeroKey);
         }
@@ -50,12 +83,7 @@ impl Kek {
     }
 
     /// Unwraps what [`wrap`](Self::wrap) made.
-    pub(super) fn unwrap(
-        &self,
-        wrapped: &[u8],
-        context: &SlotContext,
-        parameters: &[u8],
-    ) -> Result<Secret<32>, ProviderError> {
+    fn unwrap(&self, wrapped: &[u8], context: &SlotContext, parameters: &[u8]) -> Result<Secret<32>, ProviderError> {
         let wrapped = WrappedSecret::from_bytes(wrapped)
             .ok_or_else(|| ProviderError::Malformed("the wrapped key has a wrong length".into()))?;
         let master = aead::unwrap(&self.key, &self.aad(context, parameters), &wrapped)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::kek::{CHECK, Kek, SALT, base64_array};
+use super::kek::{self, CHECK, Kek, SALT, base64_array};
 use super::{KeyProvider, ProviderError, SlotContext, SlotData, join};
 use crate::crypto::secret::Secret;
 
@@ -157,17 +157,8 @@ impl KeyFile {
         Ok(KeyFile { path: path.into(), key })
     }
 
-    fn try_unwrap(&self, slot: &SlotData, context: &SlotContext) -> Result<Option<Secret<32>>, ProviderError> {
-        let parameters: Parameters = slot
-            .parameters
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| ProviderError::Malformed(error.message().into()))?;
-        let kek = Kek::derive(KIND, &self.key, &parameters.salt);
-        if kek.check() != parameters.check {
-            return Ok(None);
-        }
-        kek.unwrap(&slot.wrapped, context, &parameters.encode()).map(Some)
+    fn kek(&self, salt: &[u8; SALT]) -> Result<Kek, ProviderError> {
+        Ok(Kek::derive(KIND, &self.key, salt))
     }
 }
 
@@ -181,17 +172,11 @@ impl KeyProvider for KeyFile {
     }
 
     fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError> {
-        let mut salt = [0; SALT];
-        crate::crypto::random(&mut salt);
-        let kek = Kek::derive(KIND, &self.key, &salt);
-        let parameters = Parameters { salt, check: kek.check() };
-        let wrapped = kek.wrap(master, context, &parameters.encode())?;
-        let parameters = toml::Table::try_from(&parameters).expect("strings make a table");
-        Ok(SlotData { parameters, wrapped })
+        Kek::make_slot(master, context, |salt| self.kek(salt), |salt, check| Parameters { salt, check })
     }
 
     fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>> {
-        self.try_unwrap(slot, context).transpose()
+        Kek::open_slot(slot, context, |parameters: &Parameters| self.kek(&parameters.salt)).transpose()
     }
 
     fn check(&self) -> Result<(), ProviderError> {
@@ -209,8 +194,11 @@ struct Parameters {
     check: [u8; CHECK],
 }
 
-impl Parameters {
-    /// What is bound as associated data.
+impl kek::Parameters for Parameters {
+    fn check(&self) -> &[u8; CHECK] {
+        &self.check
+    }
+
     fn encode(&self) -> Vec<u8> {
         join(&[&self.salt, &self.check])
     }

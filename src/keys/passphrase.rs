@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kek::{CHECK, Kek, SALT, base64_array};
+use super::kek::{self, CHECK, Kek, SALT, base64_array};
 use super::{KeyProvider, ProviderError, SlotContext, SlotData, join};
 use crate::crypto::kdf::{self, ArgonCost};
 use crate::crypto::secret::{Passphrase, Secret};
@@ -32,15 +32,6 @@ impl PassphraseProvider {
     fn kek(&self, cost: ArgonCost, salt: &[u8; SALT]) -> Result<Kek, ProviderError> {
         Ok(Kek::derive(KIND, &kdf::argon2id(&self.passphrase, salt, cost)?, salt))
     }
-
-    fn try_unwrap(&self, slot: &SlotData, context: &SlotContext) -> Result<Option<Secret<32>>, ProviderError> {
-        let parameters = Parameters::parse(&slot.parameters)?;
-        let kek = self.kek(parameters.cost()?, &parameters.salt)?;
-        if kek.check() != parameters.check {
-            return Ok(None);
-        }
-        kek.unwrap(&slot.wrapped, context, &parameters.encode()).map(Some)
-    }
 }
 
 impl KeyProvider for PassphraseProvider {
@@ -53,23 +44,20 @@ impl KeyProvider for PassphraseProvider {
     }
 
     fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError> {
-        let mut salt = [0; SALT];
-        crate::crypto::random(&mut salt);
-        let kek = self.kek(self.cost, &salt)?;
-        let parameters = Parameters {
+        let describe = |salt, check| Parameters {
             kdf: KdfName::Argon2id,
             memory_kib: self.cost.memory_kib(),
             passes: self.cost.passes(),
             lanes: self.cost.lanes(),
             salt,
-            check: kek.check(),
+            check,
         };
-        let wrapped = kek.wrap(master, context, &parameters.encode())?;
-        Ok(SlotData { parameters: parameters.to_table(), wrapped })
+        Kek::make_slot(master, context, |salt| self.kek(self.cost, salt), describe)
     }
 
     fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>> {
-        self.try_unwrap(slot, context).transpose()
+        let derive = |parameters: &Parameters| self.kek(parameters.cost()?, &parameters.salt);
+        Kek::open_slot(slot, context, derive).transpose()
     }
 
     fn check(&self) -> Result<(), ProviderError> {
@@ -100,20 +88,17 @@ enum KdfName {
 }
 
 impl Parameters {
-    fn parse(table: &toml::Table) -> Result<Self, ProviderError> {
-        table.clone().try_into().map_err(|error: toml::de::Error| ProviderError::Malformed(error.message().into()))
-    }
-
-    fn to_table(&self) -> toml::Table {
-        toml::Table::try_from(self).expect("numbers and strings make a table")
-    }
-
     /// Bounds are checked before anything is allocated.
     fn cost(&self) -> Result<ArgonCost, ProviderError> {
         Ok(ArgonCost::new(self.memory_kib, self.passes, self.lanes)?)
     }
+}
 
-    /// What is bound as associated data.
+impl kek::Parameters for Parameters {
+    fn check(&self) -> &[u8; CHECK] {
+        &self.check
+    }
+
     fn encode(&self) -> Vec<u8> {
         let KdfName::Argon2id = self.kdf;
         let [memory, passes, lanes] = [self.memory_kib, self.passes, self.lanes].map(u32::to_le_bytes);
