@@ -93,13 +93,22 @@ impl Volume {
 
     /// Mounts with these `-o` options, in the foreground so that the daemon is a child that can be killed and waited for.
     pub fn mount_with(&self, options: &str) -> Mount {
+        self.mount_with_at(options, &self.mountpoint())
+    }
+
+    /// Mounts somewhere else than at [`mountpoint`](Self::mountpoint).
+    pub fn mount_at(&self, mountpoint: &Path) -> Mount {
+        self.mount_with_at("", mountpoint)
+    }
+
+    fn mount_with_at(&self, options: &str, mountpoint: &Path) -> Mount {
         let mut command = Command::new(PROGRAM);
         command.args(["mount", "--foreground", "--key-file"]).arg(self.key());
         if !options.is_empty() {
             command.args(["-o", options]);
         }
-        command.arg(&self.backing).arg(self.mountpoint());
-        Mount::start(command, self.mountpoint(), self.dir.join("daemon.log"))
+        command.arg(&self.backing).arg(mountpoint);
+        Mount::start(command, mountpoint.to_owned(), self.dir.join("daemon.log"))
     }
 
     /// `envelopefs check`: verifies every header, node and chunk of the volume, which need not be unmounted for what it reads.
@@ -111,6 +120,45 @@ impl Volume {
     pub fn assert_clean(&self) {
         let output = self.check();
         assert!(output.status.success(), "check found damage: {}", text(&output));
+    }
+}
+
+/// A small ext4 filesystem in a file, mounted through a loop device until dropped.
+pub struct Disk {
+    mountpoint: PathBuf,
+}
+
+impl Disk {
+    /// A disk mounted at `dir/disk`.
+    pub fn new(dir: &Path, mebibytes: u64, inodes: u64) -> Disk {
+        let (image, mountpoint) = (dir.join("disk.img"), dir.join("disk"));
+        fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
+        let mut format = Command::new("/sbin/mkfs.ext4");
+        // No blocks reserved for root, so that root meets the end of the disk as everybody does.
+        succeed(format.args(["-q", "-m", "0", "-O", "^has_journal", "-N", &inodes.to_string()]).arg(&image));
+        fs::create_dir(&mountpoint).unwrap();
+        succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mountpoint));
+        Disk { mountpoint }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// An empty directory for a volume.
+    pub fn backing(&self) -> PathBuf {
+        let backing = self.mountpoint.join("backing");
+        fs::create_dir(&backing).unwrap();
+        backing
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let gone = Command::new("umount").arg(&self.mountpoint).stderr(Stdio::null()).status();
+        if !gone.is_ok_and(|status| status.success()) {
+            let _ = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
+        }
     }
 }
 
@@ -172,6 +220,17 @@ impl Mount {
             std::thread::sleep(Duration::from_millis(100));
         }
         self.mounted = false;
+        self.wait_for_end();
+    }
+
+    /// Takes the mount out of the tree while it is in use: the daemon goes on until its last user is done.
+    pub fn detach(&mut self) {
+        succeed(Command::new("umount").arg("-l").arg(&self.mountpoint));
+        self.mounted = false;
+    }
+
+    /// Waits for the daemon of a [detached](Self::detach) mount and insists that it ends well.
+    pub fn wait_for_end(mut self) {
         let status = self.wait();
         assert!(status.success(), "the daemon ended with {status}: {}", self.log_text());
     }

@@ -6,47 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{self, PROGRAM, Volume, run, sh, succeed, text, write_key};
-use crate::native;
-
-/// A small ext4 filesystem in a file, mounted through a loop device until dropped.
-pub(crate) struct Disk {
-    mountpoint: PathBuf,
-}
-
-impl Disk {
-    /// A disk mounted at `dir/disk`.
-    pub(crate) fn new(dir: &Path, mebibytes: u64, inodes: u64) -> Disk {
-        let (image, mountpoint) = (dir.join("disk.img"), dir.join("disk"));
-        File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        let mut format = Command::new("/sbin/mkfs.ext4");
-        // No blocks reserved for root, so that root meets the end of the disk as everybody does.
-        succeed(format.args(["-q", "-m", "0", "-O", "^has_journal", "-N", &inodes.to_string()]).arg(&image));
-        fs::create_dir(&mountpoint).unwrap();
-        succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mountpoint));
-        Disk { mountpoint }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.mountpoint
-    }
-
-    /// An empty directory for a volume.
-    pub(crate) fn backing(&self) -> PathBuf {
-        let backing = self.mountpoint.join("backing");
-        fs::create_dir(&backing).unwrap();
-        backing
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let gone = Command::new("umount").arg(&self.mountpoint).stderr(Stdio::null()).status();
-        if !gone.is_ok_and(|status| status.success()) {
-            let _ = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
-        }
-    }
-}
+use crate::common::{self, Disk, PROGRAM, Volume, run, sh, succeed, text, write_key};
+use crate::volumes;
 
 /// Contents that only depend on a number, and tell their place.
 fn contents(seed: u64, size: usize) -> Vec<u8> {
@@ -61,10 +22,9 @@ fn write_synced(path: &Path, data: &[u8]) -> std::io::Result<()> {
 
 #[test]
 fn a_full_disk_says_enospc_and_loses_nothing() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let scratch = common::scratch();
     let disk = Disk::new(scratch.path(), 40, 2000);
     let volume = Volume::at(&disk.backing());
@@ -131,10 +91,9 @@ fn path_in(mount: &common::Mount, i: u64) -> PathBuf {
 
 #[test]
 fn a_disk_without_free_inodes_refuses_whole_operations() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let scratch = common::scratch();
     let disk = Disk::new(scratch.path(), 20, 128);
     let volume = Volume::at(&disk.backing());
@@ -167,10 +126,9 @@ fn a_disk_without_free_inodes_refuses_whole_operations() {
 
 #[test]
 fn a_killed_daemon_loses_no_closed_file() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let log = volume.dir().join("closed");
     // Names a file before it is written (`+`) and after it was closed (`=`), outside of the mount.
@@ -238,10 +196,9 @@ for i in range(start, start + 100000):
 
 #[test]
 fn a_killed_daemon_in_the_middle_of_renames_leaves_every_name_usable() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let script = "
 import os, random
@@ -277,10 +234,9 @@ while True:
 
 #[test]
 fn a_dead_mount_is_taken_away_and_mounted_again() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let mount = volume.mount();
     fs::write(mount.path().join("file"), "kept").unwrap();
@@ -288,6 +244,25 @@ fn a_dead_mount_is_taken_away_and_mounted_again() {
     let mount = volume.mount();
     assert_eq!(fs::read_to_string(mount.path().join("file")).unwrap(), "kept");
     mount.unmount();
+}
+
+#[test]
+fn the_end_of_a_detached_session_takes_no_successors_mount_away() {
+    if !volumes() {
+        return;
+    }
+    let (volume, other) = (Volume::new(), Volume::new());
+    let mut first = volume.mount();
+    let in_use = File::create(first.path().join("open")).unwrap();
+    first.detach();
+    // Another one is mounted there before the first session's last user is done.
+    let successor = other.mount_at(&volume.mountpoint());
+    fs::write(successor.path().join("file"), "x").unwrap();
+    drop(in_use);
+    first.wait_for_end();
+    assert_eq!(fs::read_to_string(successor.path().join("file")).unwrap(), "x");
+    successor.unmount();
+    volume.assert_clean();
 }
 
 /// Runs a command that must refuse: not by a panic, not by a signal, and saying something that fits.
@@ -307,10 +282,9 @@ fn mount_command(key: &Path, backing: &Path, mountpoint: &Path) -> Command {
 
 #[test]
 fn mounting_refuses_what_cannot_work() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let (backing, key, mnt) = (volume.backing(), volume.key(), volume.mountpoint());
     let other_key = volume.dir().join("other-key");
@@ -340,10 +314,9 @@ fn mounting_refuses_what_cannot_work() {
 
 #[test]
 fn the_background_mount_answers_and_ends_on_a_signal() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     for signal in ["TERM", "INT"] {
         succeed(&mut mount_command(&volume.key(), volume.backing(), &volume.mountpoint()));

@@ -39,6 +39,15 @@ fn native() -> Option<PathBuf> {
     std::env::var_os("ENVELOPEFS_TEST_NATIVE").map(PathBuf::from)
 }
 
+/// True where volumes can be mounted; false in a native directory, where a test of damage, kills or remounts has nothing to show.
+fn volumes() -> bool {
+    if native().is_some() {
+        return false;
+    }
+    common::require_root_and_fuse();
+    true
+}
+
 /// Runs a body in the root of a fresh mount; afterwards the volume must unmount and verify.
 fn on_mount(body: impl FnOnce(&Path)) {
     if let Some(base) = native() {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::common::{Volume, run, scratch, sh, succeed, text};
 use crate::manifest::{assert_same, manifest};
-use crate::{common, native, over_remount};
+use crate::{common, over_remount, volumes};
 
 /// Makes a tree of some 1,500 small source files, with links, modes and a few large ones, the same each time.
 const SOURCE_TREE: &str = "
@@ -51,10 +51,9 @@ fn a_source_tree_is_unpacked_compared_and_deleted() {
 
 #[test]
 fn deleting_everything_leaves_nothing_in_the_backing_directory() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     // The first mount gives the root its directory id.
     volume.mount().unmount();
@@ -265,7 +264,7 @@ fn python_dotenv_reads_an_env_file() {
         },
         read,
     );
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let volume = Volume::new();

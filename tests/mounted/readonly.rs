@@ -8,7 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::common::{self, Volume, sh, succeed};
-use crate::{errno, native};
+use crate::{errno, volumes};
 
 fn fill(dir: &Path) {
     sh(dir, "echo text > file; mkdir d; ln -s file l; mkfifo p; setfattr -n user.a -v b file");
@@ -54,10 +54,9 @@ fn assert_readable(dir: &Path) {
 
 #[test]
 fn a_read_only_mount_refuses_every_change() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let mount = volume.mount();
     fill(mount.path());
@@ -74,12 +73,11 @@ fn a_read_only_mount_refuses_every_change() {
 
 #[test]
 fn a_read_only_backing_filesystem_serves_reads_and_says_erofs() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let scratch = common::scratch();
-    let disk = crate::faults::Disk::new(scratch.path(), 40, 500);
+    let disk = common::Disk::new(scratch.path(), 40, 500);
     let volume = Volume::at(&disk.backing());
     let mount = volume.mount();
     fill(mount.path());

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use rustix::fs::SeekFrom;
 
-use crate::common::{self, PROGRAM, Volume, run, succeed, text};
-use crate::native;
+use crate::common::{PROGRAM, Volume, run, succeed, text};
+use crate::volumes;
 
 const BLOCK: u64 = 4096;
 const GIB: u64 = 1 << 30;
@@ -47,7 +47,6 @@ struct Victim {
 
 impl Victim {
     fn new() -> Victim {
-        common::require_root_and_fuse();
         let volume = Volume::new();
         let mut backing = BTreeMap::new();
         let mut stale = BTreeMap::new();
@@ -191,7 +190,7 @@ fn copy_block(from: &Path, from_block: u64, to: &Path, to_block: u64) {
 
 #[test]
 fn flipped_bytes_are_eio_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let victim = Victim::new();
@@ -213,7 +212,7 @@ fn flipped_bytes_are_eio_and_named() {
 
 #[test]
 fn cut_and_extended_files_are_right_or_eio() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let victim = Victim::new();
@@ -253,7 +252,7 @@ fn cut_and_extended_files_are_right_or_eio() {
 
 #[test]
 fn exchanged_and_moved_blocks_are_eio_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let victim = Victim::new();
@@ -284,7 +283,7 @@ fn exchanged_and_moved_blocks_are_eio_and_named() {
 
 #[test]
 fn stale_blocks_are_eio_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let victim = Victim::new();
@@ -312,7 +311,7 @@ fn stale_blocks_are_eio_and_named() {
 
 #[test]
 fn a_header_or_file_of_another_volume_is_eio_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let victim = Victim::new();
@@ -347,10 +346,9 @@ fn assert_not_mounted(volume: &Volume, change: &str) {
 
 #[test]
 fn an_edited_or_foreign_volume_description_is_refused() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let (volume, other) = (Volume::new(), Volume::new());
     let description = |volume: &Volume| volume.backing().join(".envelopefs/volume.toml");
     let path = description(&volume);

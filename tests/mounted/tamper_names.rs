@@ -12,15 +12,14 @@ use std::process::Output;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::common::{self, Volume, text};
-use crate::native;
+use crate::common::{Volume, text};
 use crate::tamper::{DAMAGED, backing_path};
+use crate::volumes;
 
 const DIR_ID: &str = ".envelopefs.dir";
 
 /// A volume made by `make` in its root, unmounted, with the backing path of each inode.
 fn victim(make: impl FnOnce(&Path)) -> (Volume, BTreeMap<u64, PathBuf>, BTreeMap<OsString, u64>) {
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let mount = volume.mount();
     make(mount.path());
@@ -58,10 +57,9 @@ fn relink(link: &Path, target: impl AsRef<Path>) {
 
 #[test]
 fn damaged_names_and_directory_ids_do_not_take_the_rest_along() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
-    common::require_root_and_fuse();
     let volume = Volume::new();
     let mount = volume.mount();
     fs::create_dir(mount.path().join("dir")).unwrap();
@@ -94,7 +92,7 @@ fn damaged_names_and_directory_ids_do_not_take_the_rest_along() {
 
 #[test]
 fn exchanged_directory_ids_show_neither_directorys_names() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let (volume, stored, inodes) = victim(|root| {
@@ -136,7 +134,7 @@ fn exchanged_directory_ids_show_neither_directorys_names() {
 
 #[test]
 fn side_links_of_long_names_removed_changed_and_exchanged() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let name = |letter: char| letter.to_string().repeat(200);
@@ -195,7 +193,7 @@ fn changed_texts(text: &str) -> Vec<String> {
 
 #[test]
 fn a_changed_symlink_target_is_eio_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     const TARGET: &str = "the/target";
@@ -228,7 +226,7 @@ fn a_changed_symlink_target_is_eio_and_named() {
 
 #[test]
 fn a_changed_long_symlink_target_is_eio_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     type Change = fn(&mut Vec<u8>);
@@ -278,7 +276,7 @@ fn a_changed_long_symlink_target_is_eio_and_named() {
 
 #[test]
 fn a_changed_attribute_is_eio_or_absent_and_named() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     const VALUE: &[u8] = b"the value";

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 use crate::common::{self, PROGRAM, run, text, write_key};
-use crate::native;
+use crate::volumes;
 
 /// `nobody`'s uid and gid on Debian.
 const NOBODY: u32 = 65534;
@@ -21,7 +21,6 @@ struct Home {
 
 impl Home {
     fn new() -> Home {
-        common::require_root_and_fuse();
         let home = Home { scratch: common::scratch() };
         // By another process: a descriptor that a concurrent fork of ours holds open for writing would be ETXTBSY.
         common::succeed(Command::new("cp").arg(PROGRAM).arg(home.path()));
@@ -89,7 +88,7 @@ impl Drop for Home {
 
 #[test]
 fn an_ordinary_user_mounts_works_and_unmounts() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let home = Home::new();
@@ -110,7 +109,7 @@ fn an_ordinary_user_mounts_works_and_unmounts() {
 
 #[test]
 fn an_ordinary_users_own_modes_hold() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let home = Home::new();
@@ -136,7 +135,7 @@ fn an_ordinary_users_own_modes_hold() {
 
 #[test]
 fn directories_without_search_or_write_permission_are_closed() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let home = Home::new();
@@ -151,7 +150,7 @@ fn directories_without_search_or_write_permission_are_closed() {
 
 #[test]
 fn a_backing_file_that_the_user_may_not_read_is_eacces_and_check_names_it() {
-    if native().is_some() {
+    if !volumes() {
         return;
     }
     let home = Home::new();
