@@ -37,7 +37,10 @@ fn threads() -> usize {
 
 fn report(name: &str, outcome: &Outcome) -> String {
     outcome.violations.iter().fold(String::new(), |text, (crash, error)| {
-        let again = format!("ENVELOPEFS_CRASH={name}:{}:{}", crash.point, crash.number);
+        // With the number of states, on which the length of some workloads depends.
+        let states = wanted_states();
+        let again =
+            format!("ENVELOPEFS_CRASH_STATES={states} ENVELOPEFS_CRASH={name}:{}:{}", crash.point, crash.number);
         text + &format!("\n{again} cargo test --release --test crash replay -- --nocapture\n  {error}\n")
     })
 }
@@ -45,6 +48,11 @@ fn report(name: &str, outcome: &Outcome) -> String {
 /// Distinct states that each workload has to show.
 fn wanted_states() -> usize {
     number_from("ENVELOPEFS_CRASH_STATES").unwrap_or(STATES) as usize
+}
+
+/// How often the workloads with few states repeat themselves, so that there are as many as wanted.
+fn laps() -> u64 {
+    (wanted_states() as u64).div_ceil(2000)
 }
 
 fn judge_outcome(name: &str, run: &Run, outcome: &Outcome) {

@@ -43,7 +43,8 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
 
 /// Write a new file beside the old one, fsync, rename over it.
 fn atomic_replace(world: &mut World) {
-    for round in 0..5u64 {
+    let laps = crate::laps();
+    for round in 0..5 * laps {
         let file = world.create("config.new");
         world.write(file, 0, &pattern(round, 700 + 9000 * (round as usize % 3)));
         world.fsync(file);
@@ -54,7 +55,7 @@ fn atomic_replace(world: &mut World) {
         }
     }
     // And without fsync, as many programs do: the old contents or the new ones.
-    for round in 5..8u64 {
+    for round in 5 * laps..8 * laps {
         let file = world.create("config.new");
         world.write(file, 0, &pattern(round, 6000));
         world.close(file);
@@ -189,43 +190,52 @@ fn punch_and_refill(world: &mut World) {
 }
 
 fn directories(world: &mut World) {
+    for lap in 0..crate::laps() {
+        directories_below(world, &format!("lap{lap}"));
+    }
+}
+
+fn directories_below(world: &mut World, top: &str) {
+    let at = |path: &str| format!("{top}/{path}");
     let long = "l".repeat(240);
-    world.mkdir("a");
-    world.mkdir("a/b");
-    world.mkdir("a/b/c");
-    world.symlink("a/b/link", "somewhere");
-    world.symlink("a/far", &"target/".repeat(500));
-    let file = world.create(&format!("a/b/{long}"));
+    world.mkdir(top);
+    world.mkdir(&at("a"));
+    world.mkdir(&at("a/b"));
+    world.mkdir(&at("a/b/c"));
+    world.symlink(&at("a/b/link"), "somewhere");
+    world.symlink(&at("a/far"), &"target/".repeat(500));
+    let file = world.create(&at(&format!("a/b/{long}")));
     world.write(file, 0, &pattern(1, 5000));
     world.fsync(file);
     world.close(file);
-    world.fsync_dir("a");
-    world.link(&format!("a/b/{long}"), "a/second");
-    world.rename("a/b", "moved");
-    world.fsync_dir("moved");
-    let other = world.create("moved/c/file");
+    world.fsync_dir(&at("a"));
+    world.link(&at(&format!("a/b/{long}")), &at("a/second"));
+    world.rename(&at("a/b"), &at("moved"));
+    world.fsync_dir(&at("moved"));
+    let other = world.create(&at("moved/c/file"));
     world.write(other, 0, &pattern(2, 100));
     world.close(other);
-    world.rename("moved/c/file", "a/file");
-    world.mkdir(&long);
-    world.rename("a/second", &format!("{long}/third"));
-    world.exchange("a/file", &format!("moved/{long}"));
-    world.rmdir("moved/c");
+    world.rename(&at("moved/c/file"), &at("a/file"));
+    world.mkdir(&at(&long));
+    world.rename(&at("a/second"), &at(&format!("{long}/third")));
+    world.exchange(&at("a/file"), &at(&format!("moved/{long}")));
+    world.rmdir(&at("moved/c"));
     world.commit_all();
-    world.unlink("moved/link");
-    let file = world.open("a/file");
-    world.rename(&format!("{long}/third"), &format!("{long}/{}", "m".repeat(200)));
+    world.unlink(&at("moved/link"));
+    let file = world.open(&at("a/file"));
+    world.rename(&at(&format!("{long}/third")), &at(&format!("{long}/{}", "m".repeat(200))));
     world.write(file, 4000, &pattern(3, 400));
     world.fsync(file);
     world.close(file);
-    world.mkdir("empty");
-    world.rename("moved", "empty");
+    world.mkdir(&at("empty"));
+    world.rename(&at("moved"), &at("empty"));
+    world.fsync_dir(top);
     world.fsync_dir("");
 }
 
 /// Renamed and linked while nobody has it open; then an fsync, which covers the names as well.
 fn renamed_then_synced(world: &mut World) {
-    for round in 0..6u64 {
+    for round in 0..6 * crate::laps() {
         let name = format!("file{round}");
         let file = world.create("new");
         world.write(file, 0, &pattern(round, 5000));
@@ -251,7 +261,7 @@ fn renamed_then_synced(world: &mut World) {
 /// Targets that have files of their own, in another directory.
 fn long_symlinks(world: &mut World) {
     world.mkdir("a");
-    for round in 0..12 {
+    for round in 0..12 * crate::laps().pow(2) {
         world.symlink("a/far", &format!("{round}/{}", "target/".repeat(500)));
         let file = world.create(&format!("a/file{round}"));
         world.write(file, 0, &pattern(round, 100));
