@@ -125,6 +125,8 @@ struct State {
     dirty: bool,
     /// The mtime that users see, where the backing file's own is not it: to be set there by the next commit.
     mtime: Option<Timestamp>,
+    /// When the contents last changed here: the backing file may not know yet.
+    changed: Timestamp,
     generation: u64,
     places: [Option<WrappedDek>; PLACES],
     /// Size in the stored header; 0 = there is no header.
@@ -181,6 +183,7 @@ impl File {
             body: Body::Empty,
             dirty: false,
             mtime: None,
+            changed: Timestamp { secs: i64::MIN, nanos: 0 },
             generation: 0,
             places: [None; PLACES],
             committed: 0,
@@ -268,14 +271,16 @@ impl File {
         self.len() == 0
     }
 
-    /// Attributes with `size` being the plain size and `mtime` the time of the last write or [`set_mtime`](Self::set_mtime).
+    /// Attributes with `size` being the plain size, `mtime` the time of the last write or [`set_mtime`](Self::set_mtime), and `ctime` no
+    /// earlier than the last write.
     ///
     /// # Errors
     /// [`FileError::Io`].
     pub fn stat(&self) -> Result<Stat, FileError> {
         let state = self.state.read();
         let stat = self.blocks.raw().stat()?;
-        Ok(Stat { size: state.size, mtime: state.mtime.unwrap_or(stat.mtime), ..stat })
+        let mtime = state.mtime.unwrap_or(stat.mtime);
+        Ok(Stat { size: state.size, mtime, ctime: stat.ctime.max(state.changed), ..stat })
     }
 
     /// Sets the mtime and keeps it over commits that follow; atime goes straight to the backing file.
@@ -360,6 +365,12 @@ impl State {
         {
             self.mtime = None;
         }
+    }
+
+    /// The contents changed now.
+    fn touched(&mut self) {
+        self.changed = now();
+        self.mtime = Some(self.changed);
     }
 
     /// Blocks were written up to this offset of the backing file.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::layout::{self, BLOCK_LEN, BlockIndex, ChunkIndex, FANOUT, INLINE_MAX, NodeId};
 use super::read::Scratch;
-use super::{BLOCK, Body, File, FileError, State, check_size, now};
+use super::{BLOCK, Body, File, FileError, State, check_size};
 
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
@@ -72,7 +72,7 @@ impl File {
         if !keep_size && end > state.size {
             self.extend(state, end)?;
         }
-        state.mtime = Some(now());
+        state.touched();
         state.restore_mtime_if_clean(self);
         Ok(())
     }
@@ -90,7 +90,7 @@ impl File {
                     range.fill(0);
                 }
                 state.dirty = true;
-                state.mtime = Some(now());
+                state.touched();
                 return Ok(0..0);
             }
             Body::Tree(_) => {}
@@ -113,7 +113,7 @@ impl File {
             tree.prepare_clear(source, &holes, tree.height())?;
             tree.clear(holes.clone());
         }
-        state.mtime = Some(now());
+        state.touched();
         Ok(holes)
     }
 

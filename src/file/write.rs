@@ -14,7 +14,7 @@ use super::chunk::{self, Grant, Place};
 use super::layout::{self, BLOCK_LEN, ChunkIndex, INLINE_MAX};
 use super::read::Scratch;
 use super::tree::{Entry, Source, Tree};
-use super::{BLOCK, Body, File, FileError, State, check_size, now};
+use super::{BLOCK, Body, File, FileError, State, check_size};
 use crate::crypto::Nonce;
 
 /// Chunks written at a time: bounds the scratch memory.
@@ -117,7 +117,7 @@ impl File {
         } else {
             self.place_chunks(state, range, data, size, whole, scratch)?;
         }
-        state.mtime = Some(now());
+        state.touched();
         Ok(())
     }
 
@@ -251,7 +251,7 @@ impl File {
     pub(super) fn set_len_locked(&self, state: &mut State, len: u64) -> Result<(), FileError> {
         if len > state.size {
             self.extend(state, len)?;
-            state.mtime = Some(now());
+            state.touched();
         } else if len < state.size {
             self.truncate(state, len)?;
         }
@@ -306,7 +306,7 @@ impl File {
         }
         state.size = len;
         state.dirty = true;
-        state.mtime = Some(now());
+        state.touched();
         self.commit_locked(state)
     }
 
@@ -320,7 +320,7 @@ impl File {
         state.body = Body::Empty;
         state.size = 0;
         (state.dirty, state.dropped, state.excess) = (false, false, false);
-        state.mtime = Some(now());
+        state.touched();
         state.restore_mtime(&self.blocks);
         Ok(())
     }

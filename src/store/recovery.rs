@@ -43,6 +43,8 @@ struct Target {
     /// It was made empty on the way: it may have no header yet.
     emptied: bool,
     gone: bool,
+    /// There is a good record: the length is one.
+    committed: bool,
 }
 
 /// What a recovery did, for the log.
@@ -160,6 +162,7 @@ fn targets(records: &[(u64, Parsed)], valid: u64, same_kernel: bool) -> HashMap<
                     target.emptied = true;
                 }
                 target.len = record.len;
+                target.committed = true;
                 target.mtime = record.mtime.or(target.mtime);
                 target.hint.clone_from(&record.hint);
                 target.images.extend(record.images.iter().map(|image| (image.block, (*at, *image))));
@@ -167,7 +170,7 @@ fn targets(records: &[(u64, Parsed)], valid: u64, same_kernel: bool) -> HashMap<
             Kind::Commit | Kind::Marker | Kind::Gone => {}
         }
     }
-    targets.retain(|_, target| !target.gone && (target.emptied || !target.images.is_empty()));
+    targets.retain(|_, target| target.committed && !target.gone);
     targets
 }
 

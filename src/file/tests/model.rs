@@ -296,6 +296,12 @@ fn run(mut home: Home, ops: &[Op]) {
     compare(&file, &model);
 }
 
+/// Found by the model on a journalled file: a commit that changed only the length was not replayed.
+#[test]
+fn a_commit_of_a_length_alone_is_replayed() {
+    run(Home::on_disk(), &[Op::Commit, Op::Write(0, 3813, 0), Op::SetLen(3812), Op::Die]);
+}
+
 proptest! {
     #[test]
     fn a_file_behaves_like_its_model(ops in proptest::collection::vec(op(), 1..40)) {
