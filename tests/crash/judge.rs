@@ -272,10 +272,8 @@ impl Check<'_> {
         let last = (0..history.versions.len()).rev().find(|at| begun(*at)).unwrap_or(0);
         let range = first.unwrap_or(0)..=last.max(first.unwrap_or(0));
         let versions = &history.versions[range.clone()];
-        if found.refused.is_none()
-            && found.damaged.is_empty()
-            && versions.iter().any(|version| version.contents.same(&found.contents))
-        {
+        let whole = found.refused.is_none() && found.damaged.is_empty();
+        if whole && versions.iter().any(|version| version.contents.same(&found.contents)) {
             return Ok(());
         }
         let fragile = durable.is_none() || versions[1..].iter().any(|version| version.emptied);

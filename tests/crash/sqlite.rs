@@ -1,5 +1,8 @@
 //! SQLite as the judge: a database on a mounted volume over the simulator, whose own check and last acknowledged transaction decide.
 //!
+//! A rollback journal or WAL that was new and never flushed may be damaged, as any such file (and SQLite then wants it removed, where a
+//! torn one would have been ignored). The database is then judged without it: it must not have been needed.
+//!
 //! Needs `/dev/fuse` and the right to mount; skipped, saying so, without them.
 
 use std::collections::BTreeMap;
@@ -10,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use envelopefs::fuse::session::{self, SessionOptions, Unmount};
 use rusqlite::Connection;
 
-use super::explore::{Judge, explore};
+use super::explore::{Crash, Judge, Outcome, explore, replay};
 use super::judge::{Found, Loss};
 use super::workloads::pattern;
 use super::world::{FIRST_BOOT, Run, mount, new_volume};
@@ -65,9 +68,12 @@ fn record(mode: &str) -> Option<(Run, Transactions)> {
     let mut transactions = || -> rusqlite::Result<()> {
         let begun = volume.position();
         let mut database = Connection::open(at.path().join(DATABASE))?;
-        // No shared memory: a page fault on this process's own mount would keep its event threads from allocating any.
-        database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        // Nothing of the mount is mapped into memory: a page fault that this process's own event threads are to serve would lock
+        // the memory map that they need.
         database.pragma_update(None, "mmap_size", 0)?;
+        if mode == "WAL" {
+            database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        }
         database.pragma_update(None, "journal_mode", mode)?;
         // The journal's removal is the commit: without this, SQLite does not wait for that to be durable.
         database.pragma_update(None, "synchronous", "EXTRA")?;
@@ -99,8 +105,16 @@ impl Judge for Transactions {
         let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
         for suffix in ["", "-wal", "-journal"] {
             let name = format!("{DATABASE}{suffix}");
-            if let Some(bytes) = bytes_of(found, OsStr::new(&name)).map_err(|error| format!("{name}: {error}"))? {
-                std::fs::write(scratch.path().join(&name), bytes).map_err(|error| error.to_string())?;
+            match bytes_of(found, OsStr::new(&name)) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    std::fs::write(scratch.path().join(&name), bytes).map_err(|error| error.to_string())?
+                }
+                // A database that never was durable.
+                Err(_) if acknowledged == 0 => return Ok(()),
+                // A journal that never was: as it may be damaged, nothing may depend on it, so all must be there without.
+                Err(_) if !suffix.is_empty() => {}
+                Err(error) => return Err(format!("{name}: {error}")),
             }
         }
         let rows = read_database(&scratch.path().join(DATABASE)).map_err(|error| error.to_string())?;
@@ -145,18 +159,30 @@ fn read_database(path: &Path) -> Result<Option<BTreeMap<u32, u32>>, Box<dyn std:
     Ok(Some(found))
 }
 
-fn survives(name: &str, mode: &str) {
+/// The journal modes with the names of their runs.
+const MODES: [(&str, &str); 2] = [("sqlite_wal", "WAL"), ("sqlite_rollback", "DELETE")];
+
+fn survives(name: &str) {
+    let mode = MODES.iter().find(|(known, _)| *known == name).expect("a run of that name").1;
     let Some((run, transactions)) = record(mode) else { return };
     let outcome = explore(name, &run, &transactions, super::wanted_states(), super::threads());
     super::judge_outcome(name, &run, &outcome);
 }
 
+/// Judges one crash of a new run; `None` if the name is not of one here. The kernel decides when it writes back, so the run may differ a
+/// little from the one that failed.
+pub fn replayed(name: &str, crash: Crash) -> Option<Outcome> {
+    let (_, mode) = MODES.iter().find(|(known, _)| *known == name)?;
+    let (run, transactions) = record(mode)?;
+    Some(replay(name, &run, &transactions, crash))
+}
+
 #[test]
 fn sqlite_wal() {
-    survives("sqlite_wal", "WAL");
+    survives("sqlite_wal");
 }
 
 #[test]
 fn sqlite_rollback() {
-    survives("sqlite_rollback", "DELETE");
+    survives("sqlite_rollback");
 }

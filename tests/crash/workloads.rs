@@ -43,8 +43,7 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
 
 /// Write a new file beside the old one, fsync, rename over it.
 fn atomic_replace(world: &mut World) {
-    let laps = crate::laps();
-    for round in 0..5 * laps {
+    for round in 0..16u64 {
         let file = world.create("config.new");
         world.write(file, 0, &pattern(round, 700 + 9000 * (round as usize % 3)));
         world.fsync(file);
@@ -55,7 +54,7 @@ fn atomic_replace(world: &mut World) {
         }
     }
     // And without fsync, as many programs do: the old contents or the new ones.
-    for round in 5 * laps..8 * laps {
+    for round in 16..28u64 {
         let file = world.create("config.new");
         world.write(file, 0, &pattern(round, 6000));
         world.close(file);
@@ -189,53 +188,53 @@ fn punch_and_refill(world: &mut World) {
     world.close(file);
 }
 
+/// The same in several places, so that more than one is unfinished at a time.
 fn directories(world: &mut World) {
-    for lap in 0..crate::laps() {
-        directories_below(world, &format!("lap{lap}"));
+    for top in ["one", "two", "three", "four"] {
+        world.mkdir(top);
+        work_below(world, top);
     }
 }
 
-fn directories_below(world: &mut World, top: &str) {
-    let at = |path: &str| format!("{top}/{path}");
+fn work_below(world: &mut World, top: &str) {
+    let below = |path: &str| format!("{top}/{path}");
     let long = "l".repeat(240);
-    world.mkdir(top);
-    world.mkdir(&at("a"));
-    world.mkdir(&at("a/b"));
-    world.mkdir(&at("a/b/c"));
-    world.symlink(&at("a/b/link"), "somewhere");
-    world.symlink(&at("a/far"), &"target/".repeat(500));
-    let file = world.create(&at(&format!("a/b/{long}")));
+    world.mkdir(&below("a"));
+    world.mkdir(&below("a/b"));
+    world.mkdir(&below("a/b/c"));
+    world.symlink(&below("a/b/link"), "somewhere");
+    world.symlink(&below("a/far"), &"target/".repeat(500));
+    let file = world.create(&below(&format!("a/b/{long}")));
     world.write(file, 0, &pattern(1, 5000));
     world.fsync(file);
     world.close(file);
-    world.fsync_dir(&at("a"));
-    world.link(&at(&format!("a/b/{long}")), &at("a/second"));
-    world.rename(&at("a/b"), &at("moved"));
-    world.fsync_dir(&at("moved"));
-    let other = world.create(&at("moved/c/file"));
+    world.fsync_dir(&below("a"));
+    world.link(&below(&format!("a/b/{long}")), &below("a/second"));
+    world.rename(&below("a/b"), &below("moved"));
+    world.fsync_dir(&below("moved"));
+    let other = world.create(&below("moved/c/file"));
     world.write(other, 0, &pattern(2, 100));
     world.close(other);
-    world.rename(&at("moved/c/file"), &at("a/file"));
-    world.mkdir(&at(&long));
-    world.rename(&at("a/second"), &at(&format!("{long}/third")));
-    world.exchange(&at("a/file"), &at(&format!("moved/{long}")));
-    world.rmdir(&at("moved/c"));
+    world.rename(&below("moved/c/file"), &below("a/file"));
+    world.mkdir(&below(&long));
+    world.rename(&below("a/second"), &below(&format!("{long}/third")));
+    world.exchange(&below("a/file"), &below(&format!("moved/{long}")));
+    world.rmdir(&below("moved/c"));
     world.commit_all();
-    world.unlink(&at("moved/link"));
-    let file = world.open(&at("a/file"));
-    world.rename(&at(&format!("{long}/third")), &at(&format!("{long}/{}", "m".repeat(200))));
+    world.unlink(&below("moved/link"));
+    let file = world.open(&below("a/file"));
+    world.rename(&below(&format!("{long}/third")), &below(&format!("{long}/{}", "m".repeat(200))));
     world.write(file, 4000, &pattern(3, 400));
     world.fsync(file);
     world.close(file);
-    world.mkdir(&at("empty"));
-    world.rename(&at("moved"), &at("empty"));
+    world.mkdir(&below("empty"));
+    world.rename(&below("moved"), &below("empty"));
     world.fsync_dir(top);
-    world.fsync_dir("");
 }
 
 /// Renamed and linked while nobody has it open; then an fsync, which covers the names as well.
 fn renamed_then_synced(world: &mut World) {
-    for round in 0..6 * crate::laps() {
+    for round in 0..6u64 {
         let name = format!("file{round}");
         let file = world.create("new");
         world.write(file, 0, &pattern(round, 5000));
@@ -260,19 +259,25 @@ fn renamed_then_synced(world: &mut World) {
 
 /// Targets that have files of their own, in another directory.
 fn long_symlinks(world: &mut World) {
+    let target = |round: u64| format!("{round}/{}", "target/".repeat(500));
     world.mkdir("a");
-    for round in 0..12 * crate::laps().pow(2) {
-        world.symlink("a/far", &format!("{round}/{}", "target/".repeat(500)));
-        let file = world.create(&format!("a/file{round}"));
-        world.write(file, 0, &pattern(round, 100));
-        world.fsync(file);
-        world.close(file);
-        if round % 2 == 0 {
-            world.fsync_dir("a");
-        }
+    let file = world.create("a/file");
+    for round in 0..10 {
+        world.symlink("a/far", &target(round));
+        world.write(file, 2000 * round, &pattern(round, 3000));
+        world.symlink(&format!("a/further{round}"), &target(100 + round));
+        world.flush(file);
         world.rename("a/far", "near");
+        world.write(file, 1000 * round, &pattern(50 + round, 6000));
+        if round % 3 == 2 {
+            world.fsync(file);
+        }
         world.unlink("near");
+        if round > 0 {
+            world.rename(&format!("a/further{round}"), &format!("a/further{}", round - 1));
+        }
     }
+    world.close(file);
 }
 
 /// Two files written in turn, so that their records mix in the journal.
