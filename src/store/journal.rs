@@ -310,12 +310,6 @@ impl Journal {
         Ok(())
     }
 
-    /// The kernel may have dropped data that was written: what was never declared durable is no longer good, even if only the daemon
-    /// dies. Done as well as a failing disk allows.
-    pub(super) fn distrust(&self) {
-        let _ = self.change_head(|head| head.boot = [0; 16]);
-    }
-
     fn change_head(&self, change: impl FnOnce(&mut Head)) -> io::Result<()> {
         let mut head = self.head.lock();
         self.check()?;

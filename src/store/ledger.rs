@@ -595,9 +595,6 @@ impl Ledger {
         self.check_failed()?;
         self.raw().sync(metadata).inspect_err(|error| {
             self.failed.store(error.raw_os_error().unwrap_or(libc::EIO), Ordering::Release);
-            if let Some(store) = &self.store {
-                store.journal().distrust();
-            }
         })
     }
 

@@ -9,6 +9,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use envelopefs::store::{
@@ -17,7 +18,7 @@ use envelopefs::store::{
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use super::image::{BLOCK, Body, Change, Contents, Dir, Id, Image, Node, ROOT};
+use super::image::{BLOCK, Body, Change, Contents, Dir, Id, Image, Node, ROOT, page_or_zeros};
 
 /// First number for an inode that is not the root.
 const FIRST_INO: u64 = 11;
@@ -53,7 +54,12 @@ struct Live {
     held: BTreeMap<Id, usize>,
     /// Last life of inode numbers that are free.
     former: BTreeMap<u64, Id>,
+    /// See [`Volume::keep_ids_in_files`].
+    ids_in_files: bool,
 }
+
+/// The name under which a directory's id is kept in it.
+const DIR_ID: &str = ".envelopefs.dir";
 
 /// The time of the n-th change.
 pub fn time_of(change: u64) -> Timestamp {
@@ -73,7 +79,14 @@ impl Volume {
             changes: 0,
             held: BTreeMap::new(),
             former: BTreeMap::new(),
+            ids_in_files: false,
         })))
+    }
+
+    /// From now on a directory's id is a small file instead of a symlink: what filesystems do that lose directories. For a test of the
+    /// simulator.
+    pub fn keep_ids_in_files(&self) {
+        self.0.lock().ids_in_files = true;
     }
 
     /// The root directory.
@@ -415,6 +428,9 @@ impl BackingDir for SimDir {
     }
 
     fn make_symlink(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+        if name == DIR_ID && self.live().ids_in_files {
+            return self.create_file(name, 0o600)?.write_all_vectored_at(&mut [IoSlice::new(target.as_bytes())], 0);
+        }
         self.live().create(self.id, name, Kind::Symlink, 0o777, 0, Body::Symlink(target.into()))?;
         Ok(())
     }
@@ -423,6 +439,12 @@ impl BackingDir for SimDir {
         let live = self.live();
         match &live.node(live.find(self.id, name)?)?.body {
             Body::Symlink(target) => Ok(target.clone()),
+            // An id kept in a file, also in the states that a crash left of it.
+            Body::File(contents) if name == DIR_ID => {
+                let page = page_or_zeros(contents, 0);
+                let len = page.len().min(contents.len() as usize);
+                Ok(OsStr::from_bytes(&page[..len]).into())
+            }
             _ => errno(libc::EINVAL),
         }
     }

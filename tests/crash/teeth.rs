@@ -4,20 +4,30 @@ use envelopefs::store::Rule;
 
 use super::explore::explore;
 use super::workloads::ALL;
+use super::world::{Run, World};
 
 /// States of each workload within which a broken rule must show itself.
 const STATES: usize = 3000;
 
 /// Whether any of the workloads, run and recovered without a rule, shows a violation.
 fn finds_violation(workloads: &[&str], rule: Rule) -> bool {
-    ALL.iter().filter(|workload| workloads.contains(&workload.name)).any(|workload| {
-        let run = workload.record(Some(rule));
-        let outcome = explore(workload.name, &run, &run, STATES, super::threads());
-        if let Some((crash, error)) = outcome.violations.first() {
-            println!("{rule:?}: {} at {crash:?} after {} states:\n  {error}", workload.name, outcome.states.len());
-        }
-        !outcome.violations.is_empty()
-    })
+    let named = ALL.iter().filter(|workload| workloads.contains(&workload.name));
+    named.into_iter().any(|workload| violates(workload.name, &workload.record(Some(rule))))
+}
+
+fn violates(name: &str, run: &Run) -> bool {
+    let outcome = explore(name, run, run, STATES, super::threads());
+    if let Some((crash, error)) = outcome.violations.first() {
+        println!("{name} at {crash:?} after {} states:\n  {error}", outcome.states.len());
+    }
+    !outcome.violations.is_empty()
+}
+
+/// D4: an id in a file of its own can be empty after a power loss, and the directory lost.
+#[test]
+fn directory_ids_are_in_symlinks() {
+    let workload = ALL.iter().find(|workload| workload.name == "directories").expect("a workload of that name");
+    assert!(violates(workload.name, &workload.record_in(World::with_ids_in_files())), "nothing was found");
 }
 
 macro_rules! bite {

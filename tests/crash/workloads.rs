@@ -13,7 +13,10 @@ pub struct Workload {
 
 impl Workload {
     pub fn record(&self, broken_rule: Option<Rule>) -> Run {
-        let mut world = World::new(broken_rule);
+        self.record_in(World::new(broken_rule))
+    }
+
+    pub fn record_in(&self, mut world: World) -> Run {
         (self.steps)(&mut world);
         world.finish()
     }

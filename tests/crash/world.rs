@@ -140,6 +140,17 @@ impl World {
     /// A new volume in use.
     pub fn new(broken_rule: Option<Rule>) -> Self {
         let (volume, ring) = new_volume();
+        Self::on(volume, ring, broken_rule)
+    }
+
+    /// A new volume in use, with directory ids in files.
+    pub fn with_ids_in_files() -> Self {
+        let (volume, ring) = new_volume();
+        volume.keep_ids_in_files();
+        Self::on(volume, ring, None)
+    }
+
+    fn on(volume: Arc<Volume>, ring: Arc<KeyRing>, broken_rule: Option<Rule>) -> Self {
         let fs = mount(volume.root(), &ring, FIRST_BOOT, broken_rule).expect("the first mount");
         volume.take_log();
         let root = BTreeMap::from([(0, Arc::new(Listing::new()))]);
