@@ -75,6 +75,8 @@ struct Pending {
     committed: BTreeMap<u64, (Bytes, u64)>,
     /// Blocks with an image in the live journal, with the lap of the newest one.
     live: HashMap<u64, u64>,
+    /// Laps of the first and the last commit in the live journal, with images or without; `None`: recovery knows nothing of this file.
+    recorded: Option<(u64, u64)>,
     /// The durable state may refer to blocks below this offset that later states do without.
     freed: u64,
     /// Ranges to give back when the commits so far are durable.
@@ -127,6 +129,10 @@ impl Pending {
             && self.durable >= self.last
             && self.len == self.committed_len
             && self.physical_len == self.len
+    }
+
+    fn note_record(&mut self, lap: u64) {
+        self.recorded = Some((self.recorded.map_or(lap, |(first, _)| first), lap));
     }
 
     /// Blocks are in use again: their space is not to be given back.
@@ -224,7 +230,7 @@ impl Ledger {
     /// True if nothing needs to be remembered of the file once nobody uses it.
     pub(super) fn is_forgettable(&self) -> bool {
         let pending = self.pending.lock();
-        let clean = !pending.dirty && pending.copies.is_empty() && pending.is_settled() && pending.live.is_empty();
+        let clean = !pending.dirty && pending.copies.is_empty() && pending.is_settled() && pending.recorded.is_none();
         clean || self.gone.load(Ordering::Acquire)
     }
 
@@ -413,9 +419,10 @@ impl Ledger {
     }
 
     /// Makes a journalled file one of no bytes. A cut to nothing is atomic in itself and needs no commit: an empty file is matched by no
-    /// image, for its id is gone with block 0. Only where images are live must the journal say that they are void.
+    /// image, for its id is gone with block 0. But the id comes back with the next header: where there are records in the live journal, be
+    /// it of a length alone, another one must say that they are void.
     fn empty(&self, pending: &mut Pending, raw: &dyn BackingFile) -> Result<(), Stop> {
-        let live = !pending.live.is_empty();
+        let live = pending.recorded.is_some();
         if live && let Some(store) = &self.store {
             let record = Record {
                 kind: Kind::Commit,
@@ -427,7 +434,10 @@ impl Ledger {
                 hint: &pending.hint,
                 images: Vec::new(),
             };
-            pending.last = store.journal().append(&record)?.seq;
+            let Appended { seq, lap } = store.journal().append(&record)?;
+            pending.note_record(lap);
+            pending.last = seq;
+            store.noted(lap);
         }
         raw.set_len(0).map_err(Stop::Io)?;
         pending.open.clear();
@@ -439,7 +449,6 @@ impl Ledger {
         pending.dirty = true;
         pending.writes += 1;
         if !live {
-            // Records there may be none, or of states that were never durable: an empty file matches none of them.
             pending.in_place = true;
             pending.virgin = true;
             pending.durable = pending.last;
@@ -537,6 +546,7 @@ impl Ledger {
             }
         }
         pending.committed_len = pending.len;
+        pending.note_record(lap);
         pending.last = seq;
         store.noted(lap);
         Ok(())
@@ -697,12 +707,21 @@ impl Ledger {
 
     /// Whether a checkpoint of a lap concerns this file.
     pub(super) fn is_live_in(&self, lap: u64) -> bool {
-        self.pending.lock().live.values().any(|live| *live <= lap)
+        self.pending.lock().recorded.is_some_and(|(first, _)| first <= lap)
+    }
+
+    /// Whether an image of a lap waits for its place in vain.
+    pub(super) fn is_stuck_in(&self, lap: u64) -> bool {
+        let pending = self.pending.lock();
+        pending.committed.keys().any(|block| pending.live.get(block).is_some_and(|live| *live <= lap))
     }
 
     /// A checkpoint made everything up to a lap durable in place.
     pub(super) fn checkpointed(&self, lap: u64) {
-        self.pending.lock().live.retain(|_, live| *live > lap);
+        let mut pending = self.pending.lock();
+        pending.live.retain(|_, live| *live > lap);
+        pending.recorded =
+            pending.recorded.filter(|(_, last)| *last > lap).map(|(first, last)| (first.max(lap + 1), last));
     }
 
     /// The record for a file whose last name is gone, where recovery would otherwise search for it.
@@ -710,7 +729,7 @@ impl Ledger {
         self.gone.store(true, Ordering::Release);
         let Some(store) = &self.store else { return };
         let pending = self.pending.lock();
-        if pending.live.is_empty() {
+        if pending.recorded.is_none() {
             return;
         }
         let record = Record {

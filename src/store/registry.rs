@@ -346,6 +346,10 @@ impl Store {
         self.settle_locked()?;
         let due: Vec<(Arc<Ledger>, u64)> =
             self.ledgers().into_iter().filter(|ledger| ledger.is_live_in(lap)).map(|ledger| (ledger, 0)).collect();
+        if due.iter().any(|(ledger, _)| ledger.is_stuck_in(lap)) {
+            let error = "the journal is full of changes that the backing filesystem does not take";
+            return Err(io::Error::new(io::ErrorKind::StorageFull, error));
+        }
         self.flush_all(&due)?;
         self.journal.checkpointed(lap)?;
         due.iter().for_each(|(ledger, _)| ledger.checkpointed(lap));

@@ -380,3 +380,86 @@ fn an_image_behind_the_end_on_disk_is_read_where_it_belongs() {
     assert_eq!((&first[4096..], &second[..3192]), (&NEW[..904], &NEW[904..]));
     assert_eq!(second[3192..3292], [b'm'; 100]);
 }
+
+/// Found by the kill tests: a file was emptied while images of it were live, written again after a checkpoint had taken those away, so that its next
+/// commit was of a length alone, and emptied and written once more. That length was then replayed over the last contents.
+#[test]
+fn a_length_alone_in_the_journal_is_void_once_the_file_is_emptied() {
+    let volume = Volume::new();
+    let file = volume.file("f");
+    let store = volume.open(THIS);
+    let blocks = volume.attach(&store, "f");
+    blocks.replace(&mut [IoSlice::new(NEW)], 4096).unwrap();
+    blocks.commit(None).unwrap();
+    blocks.set_len(0).unwrap();
+    checkpoint(&store);
+    let write = |letter| {
+        blocks.write_fresh(&mut [IoSlice::new(&[letter; 4096])], 4096).unwrap();
+        blocks.write_fresh(&mut [IoSlice::new(&contents(ID, letter)[..4096])], 0).unwrap();
+    };
+    write(b'1');
+    blocks.commit(None).unwrap();
+    blocks.set_len(0).unwrap();
+    write(b'2');
+    blocks.write_fresh(&mut [IoSlice::new(&[b'2'; 4096])], 8192).unwrap();
+    blocks.commit(None).unwrap();
+    store.abandon();
+    volume.open(THIS).end().unwrap();
+    let expected = [contents(ID, b'2'), vec![b'2'; 4096]].concat();
+    assert!(std::fs::read(&file).unwrap() == expected);
+}
+
+/// The record that says "emptied" is itself one of a length: it must not come over what was written since.
+#[test]
+fn a_file_emptied_twice_keeps_what_came_after() {
+    let volume = Volume::new();
+    let file = volume.file("f");
+    let store = volume.open(THIS);
+    let blocks = volume.attach(&store, "f");
+    blocks.replace(&mut [IoSlice::new(NEW)], 4096).unwrap();
+    blocks.commit(None).unwrap();
+    // The images in one segment, the record that voids them in the next one, which outlives them.
+    fill_segment(&store);
+    blocks.set_len(0).unwrap();
+    let lap = store.journal().full_lap().unwrap();
+    store.checkpoint(lap).unwrap();
+    blocks.set_len(0).unwrap();
+    blocks.write_fresh(&mut [IoSlice::new(&contents(ID, b'2'))], 0).unwrap();
+    blocks.commit(None).unwrap();
+    store.abandon();
+    volume.open(THIS).end().unwrap();
+    assert!(std::fs::read(&file).unwrap() == contents(ID, b'2'));
+}
+
+/// A checkpoint of a segment must not give up images that could not be put in place.
+#[test]
+fn a_segment_is_kept_while_the_backing_filesystem_does_not_take_its_images() {
+    let volume = Volume::new();
+    let file = volume.file("f");
+    let store = volume.open(THIS);
+    let blocks = volume.attach(&store, "f");
+    blocks.replace(&mut [IoSlice::new(NEW)], 4096).unwrap();
+    blocks.commit(None).unwrap();
+    // A descriptor that takes no writes.
+    blocks.reopened(volume.root().open_file(OsStr::new("f"), Access::Read).unwrap());
+    fill_segment(&store);
+    let lap = store.journal().full_lap().unwrap();
+    assert_eq!(store.checkpoint(lap).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    drop(blocks);
+    store.abandon();
+    volume.open(OTHER).end().unwrap();
+    assert_eq!(letter(&file), 'n');
+}
+
+/// Markers until a segment is full and the next one begun.
+fn fill_segment(store: &Store) {
+    let marker = Record { kind: Kind::Marker, through: 0, ..commit(1, b"", Vec::new()) };
+    while store.journal().full_lap().is_none() {
+        store.journal().append(&marker).unwrap();
+    }
+}
+
+fn checkpoint(store: &Store) {
+    fill_segment(store);
+    store.checkpoint(store.journal().full_lap().unwrap()).unwrap();
+}
