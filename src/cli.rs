@@ -38,6 +38,7 @@ Exit codes:
   6  the backing directory is not a volume (or, for init, is one already or is not empty)
   7  the volume has a format version or a feature that this program does not know
   8  mounting or unmounting failed
+  9  a key provider cannot be reached, refuses, or is not set up
 
 As a mount helper: envelopefs BACKING MOUNTPOINT -o OPTIONS, or in fstab
   /srv/app.enc /srv/app fuse.envelopefs key_file=/etc/envelopefs/app.key,allow_other,nosuid,nodev 0 0";
@@ -75,6 +76,9 @@ pub struct Credentials {
     /// Read a passphrase from this open file descriptor up to its end.
     #[arg(long, value_name = "N")]
     pub passphrase_fd: Option<i32>,
+    /// A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML.
+    #[arg(long, value_name = "SPEC")]
+    pub provider: Vec<String>,
 }
 
 /// Costs of Argon2id for a new passphrase slot.
@@ -122,7 +126,7 @@ pub struct Mount {
     #[command(flatten)]
     pub credentials: Credentials,
     /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev,
-    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH,
+    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, provider=SPEC, volume_id=UUID, threads=N, log_file=PATH,
     /// journal_size=MiB.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
     pub options: Vec<OsString>,
@@ -216,6 +220,9 @@ pub struct KeyAdd {
     /// New slot: read a passphrase from this file descriptor.
     #[arg(long, value_name = "N", group = "new", help_heading = "New slot")]
     pub new_passphrase_fd: Option<i32>,
+    /// New slot: a key provider, as --provider names it.
+    #[arg(long, value_name = "SPEC", group = "new", help_heading = "New slot")]
+    pub new_provider: Option<String>,
     /// A name for the new slot, for people.
     #[arg(long, value_name = "TEXT", default_value = "", help_heading = "New slot")]
     pub label: String,

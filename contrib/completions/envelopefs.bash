@@ -118,7 +118,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__check)
-            opts="-q -h --key-file --passphrase-file --passphrase-fd --volume-id --threads --quiet --help"
+            opts="-q -h --key-file --passphrase-file --passphrase-fd --provider --volume-id --threads --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -133,6 +133,10 @@ _envelopefs() {
                     return 0
                     ;;
                 --passphrase-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --provider)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -348,7 +352,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__init)
-            opts="-h --key-file --passphrase-file --passphrase-fd --make-key-file --label --argon2-memory --argon2-passes --argon2-lanes --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --make-key-file --label --argon2-memory --argon2-passes --argon2-lanes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -363,6 +367,10 @@ _envelopefs() {
                     return 0
                     ;;
                 --passphrase-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --provider)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -404,7 +412,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__add)
-            opts="-h --key-file --passphrase-file --passphrase-fd --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --label --argon2-memory --argon2-passes --argon2-lanes --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --argon2-memory --argon2-passes --argon2-lanes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -422,6 +430,10 @@ _envelopefs() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --provider)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --new-key-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -431,6 +443,10 @@ _envelopefs() {
                     return 0
                     ;;
                 --new-passphrase-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --new-provider)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -542,7 +558,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__remove)
-            opts="-h --key-file --passphrase-file --passphrase-fd --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -560,6 +576,10 @@ _envelopefs() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --provider)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -568,7 +588,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__mount)
-            opts="-o -f -n -v -s -t -h --key-file --passphrase-file --passphrase-fd --foreground --volume-id --log-file --help"
+            opts="-o -f -n -v -s -t -h --key-file --passphrase-file --passphrase-fd --provider --foreground --volume-id --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -583,6 +603,10 @@ _envelopefs() {
                     return 0
                     ;;
                 --passphrase-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --provider)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -37,6 +37,7 @@ complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "help" -d 'Pri
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l label -d 'A name for the key slot, for people' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l argon2-memory -d 'Memory in MiB' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l argon2-passes -d 'Passes over the memory' -r
@@ -46,7 +47,8 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -s h -l help
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev, atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, volume_id=UUID, threads=N, log_file=PATH, journal_size=MiB.' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev, atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, provider=SPEC, volume_id=UUID, threads=N, log_file=PATH, journal_size=MiB.' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l volume-id -d 'Refuse any volume but this one' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l log-file -d 'Append messages to this file instead of sending them to the system log' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -s t -d 'As mount(8) passes it; of no effect' -r
@@ -61,6 +63,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand info" -s h -l help
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l volume-id -d 'Refuse any volume but this one' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l threads -d 'Threads that verify; by default one for each processor' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -s q -l quiet -d 'No progress bar'
@@ -74,9 +77,11 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l new-key-file -d 'New slot: file with the 32 bytes of a key' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l new-passphrase-file -d 'New slot: file with a passphrase' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l new-passphrase-fd -d 'New slot: read a passphrase from this file descriptor' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l new-provider -d 'New slot: a key provider, as --provider names it' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l label -d 'A name for the new slot, for people' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l argon2-memory -d 'Memory in MiB' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l argon2-passes -d 'Passes over the memory' -r
@@ -86,6 +91,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "list" -d 'List key versions and slots; needs no key'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "add" -d 'Add a slot, so that a further credential opens the volume'

@@ -11,7 +11,7 @@ use super::{Code, Failure, Result};
 use crate::cli::{Argon, Credentials};
 use crate::crypto::kdf::ArgonCost;
 use crate::crypto::secret::{NoPassphrase, Passphrase};
-use crate::keys::{KeyFile, KeyProvider, PassphraseProvider};
+use crate::keys::{self, KeyFile, KeyProvider, PassphraseProvider, ProviderError, ProviderSpec, SpecError, passphrase};
 use crate::sys::process::inherited_fd;
 
 /// The providers that the options name; a passphrase asked for on the terminal if they name none.
@@ -26,6 +26,9 @@ pub(super) fn existing(options: &Credentials) -> Result<Vec<Box<dyn KeyProvider>
     if let Some(number) = options.passphrase_fd {
         providers.push(Box::new(PassphraseProvider::new(passphrase_fd(number)?)));
     }
+    for spec in &options.provider {
+        providers.push(by_spec(parse(spec)?, &PassphraseProvider::new)?);
+    }
     if providers.is_empty() {
         providers.push(Box::new(PassphraseProvider::new(ask("Passphrase: ")?)));
     }
@@ -37,6 +40,7 @@ pub(super) enum NewCredential<'a> {
     KeyFile { path: &'a Path, make: bool },
     PassphraseFile(&'a Path),
     PassphraseFd(i32),
+    Provider(&'a str),
     Ask,
 }
 
@@ -47,9 +51,41 @@ pub(super) fn new(credential: &NewCredential<'_>, argon: &Argon) -> Result<Box<d
         NewCredential::KeyFile { path, make: false } => return Ok(Box::new(KeyFile::read(path)?)),
         NewCredential::PassphraseFile(path) => passphrase_file(path)?,
         NewCredential::PassphraseFd(number) => passphrase_fd(number)?,
+        NewCredential::Provider(spec) => {
+            let cost = cost(argon)?;
+            return by_spec(parse(spec)?, &|passphrase| PassphraseProvider::with_cost(passphrase, cost));
+        }
         NewCredential::Ask => ask_twice()?,
     };
     Ok(Box::new(PassphraseProvider::with_cost(passphrase, cost(argon)?)))
+}
+
+fn parse(spec: &str) -> Result<ProviderSpec> {
+    Ok(spec.parse().map_err(ProviderError::from)?)
+}
+
+/// The provider that a specification names. Those that need a secret from here are opened here: a passphrase is asked for unless the
+/// specification says where it is.
+fn by_spec(mut spec: ProviderSpec, hash: &dyn Fn(Passphrase) -> PassphraseProvider) -> Result<Box<dyn KeyProvider>> {
+    match spec.kind.as_str() {
+        passphrase::KIND => {
+            let (file, fd) = (spec.take_path("file"), spec.take_number("fd").map_err(ProviderError::from)?);
+            let passphrase = match (file, fd) {
+                (Some(path), _) => passphrase_file(&path)?,
+                (None, Some(number)) => passphrase_fd(number)?,
+                (None, None) => ask("Passphrase: ")?,
+            };
+            finish(spec)?;
+            Ok(Box::new(hash(passphrase)))
+        }
+        _ => Ok(keys::open(spec)?),
+    }
+}
+
+/// Refuses a target and what was not taken.
+fn finish(spec: ProviderSpec) -> Result<()> {
+    let unwanted = (!spec.target.is_empty()).then(|| SpecError::Value { name: "target".into(), expected: "empty" });
+    Ok(unwanted.map_or_else(|| spec.finish(), Err).map_err(ProviderError::from)?)
 }
 
 fn cost(argon: &Argon) -> Result<ArgonCost> {

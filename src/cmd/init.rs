@@ -25,11 +25,12 @@ pub(super) fn run(args: Init) -> Result<ExitCode> {
 
 /// `init` makes one slot.
 fn the_one(options: &Credentials, make: bool) -> Result<NewCredential<'_>> {
-    match (&options.key_file[..], &options.passphrase_file[..], options.passphrase_fd) {
-        ([path], [], None) => Ok(NewCredential::KeyFile { path, make }),
-        ([], [path], None) => Ok(NewCredential::PassphraseFile(path)),
-        ([], [], Some(number)) => Ok(NewCredential::PassphraseFd(number)),
-        ([], [], None) => Ok(NewCredential::Ask),
+    match (&options.key_file[..], &options.passphrase_file[..], options.passphrase_fd, &options.provider[..]) {
+        ([path], [], None, []) => Ok(NewCredential::KeyFile { path, make }),
+        ([], [path], None, []) => Ok(NewCredential::PassphraseFile(path)),
+        ([], [], Some(number), []) => Ok(NewCredential::PassphraseFd(number)),
+        ([], [], None, [spec]) => Ok(NewCredential::Provider(spec)),
+        ([], [], None, []) => Ok(NewCredential::Ask),
         _ => Err(Failure::new(Code::Usage, "init makes one key slot: name one credential")
             .remedy("add further ones with: envelopefs key add")),
     }

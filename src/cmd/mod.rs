@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command, Key};
 use crate::fs::FsError;
+use crate::keys::ProviderError;
 use crate::keys::key_file::KeyFileError;
 use crate::store::StoreError;
 use crate::volume::VolumeError;
@@ -40,6 +41,8 @@ pub enum Code {
     Unsupported = 7,
     /// Mounting or unmounting failed.
     Mount = 8,
+    /// A key provider cannot be reached, refuses, or is not set up.
+    Provider = 9,
 }
 
 /// Why a verb failed: fact, cause, remedy, and the exit code.
@@ -107,9 +110,9 @@ impl From<VolumeError> for Failure {
                 Code::NotAVolume
             }
             VolumeError::UnknownFormat(_) | VolumeError::UnknownFeature(_) => Code::Unsupported,
+            VolumeError::CannotWrap(_) | VolumeError::Provider { .. } => Code::Provider,
             VolumeError::Io { .. }
             | VolumeError::OtherVolume { .. }
-            | VolumeError::CannotWrap(_)
             | VolumeError::LastSlot { .. }
             | VolumeError::NoSuchSlot(_) => Code::Failure,
         };
@@ -120,6 +123,13 @@ impl From<VolumeError> for Failure {
 impl From<KeyFileError> for Failure {
     fn from(error: KeyFileError) -> Self {
         Failure { code: Code::Failure, fact: error.to_string(), causes: sources(&error), remedy: error.remedy() }
+    }
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        let code = if matches!(error, ProviderError::Spec(_)) { Code::Usage } else { Code::Provider };
+        Failure { code, fact: error.to_string(), causes: sources(&error), remedy: error.remedy() }
     }
 }
 

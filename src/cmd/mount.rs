@@ -61,6 +61,7 @@ fn serve(
     let given = Credentials {
         key_file: options.key_file,
         passphrase_file: options.passphrase_file,
+        provider: options.provider,
         passphrase_fd: args.credentials.passphrase_fd,
     };
     let unlocked = volume.unlock(&credentials::existing(&given)?, options.volume_id)?;

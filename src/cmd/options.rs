@@ -17,6 +17,7 @@ pub(super) struct MountOptions {
     pub(super) non_empty: bool,
     pub(super) key_file: Vec<PathBuf>,
     pub(super) passphrase_file: Vec<PathBuf>,
+    pub(super) provider: Vec<String>,
     pub(super) volume_id: Option<Uuid>,
     pub(super) log_file: Option<PathBuf>,
     /// Bytes of the journal.
@@ -59,6 +60,7 @@ pub(super) fn parse(args: &Mount) -> Result<MountOptions> {
         non_empty: false,
         key_file: args.credentials.key_file.clone(),
         passphrase_file: args.credentials.passphrase_file.clone(),
+        provider: args.credentials.provider.clone(),
         volume_id: args.volume_id,
         log_file: args.log_file.clone(),
         journal_len: None,
@@ -110,6 +112,7 @@ impl MountOptions {
         match name {
             b"key_file" => self.key_file.push(path(value)),
             b"passphrase_file" => self.passphrase_file.push(path(value)),
+            b"provider" => self.provider.push(value.to_str().ok_or_else(|| bad("text"))?.into()),
             b"log_file" => self.log_file = Some(path(value)),
             b"volume_id" => self.volume_id = Some(text.parse().map_err(|_| bad("a UUID"))?),
             b"journal_size" => {

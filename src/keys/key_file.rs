@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::kek::{self, CHECK, Kek, SALT, base64_array};
-use super::{KeyProvider, ProviderError, SlotContext, SlotData, join};
+use super::{KeyProvider, ProviderError, ProviderSpec, SlotContext, SlotData, join};
 use crate::crypto::secret::Secret;
 
 /// The provider's word in `volume.toml`.
@@ -100,6 +100,20 @@ impl KeyFileError {
 }
 
 impl KeyFile {
+    /// Opens the key file that a specification has as its target: `key-file:/etc/envelopefs/app.key`.
+    ///
+    /// # Errors
+    /// [`ProviderError::Spec`] or [`ProviderError::Setup`].
+    pub fn open(spec: ProviderSpec) -> Result<Self, ProviderError> {
+        let path = PathBuf::from(&spec.target);
+        spec.finish()?;
+        Self::read(&path).map_err(|error| ProviderError::Setup {
+            fact: error.to_string(),
+            remedy: "name a file of exactly 32 bytes that its owner alone may use",
+            source: Some(error.into()),
+        })
+    }
+
     /// Reads a key file. A symlink is followed: what counts is the file that is read.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod kek;
 pub mod key_file;
 pub mod passphrase;
 pub mod ring;
+pub mod spec;
 
 use uuid::Uuid;
 
@@ -19,6 +20,7 @@ use crate::crypto::secret::Secret;
 pub use key_file::KeyFile;
 pub use passphrase::PassphraseProvider;
 pub use ring::{FileId, KeyId, KeyRing, WrappedDek};
+pub use spec::{ProviderSpec, SpecError};
 
 /// A key from outside the volume that wraps master keys.
 pub trait KeyProvider: Send + Sync {
@@ -92,9 +94,59 @@ pub struct SlotData {
     pub wrapped: Vec<u8>,
 }
 
-/// Why a provider could not wrap or unwrap.
+/// What another library or a server says, as the cause of a provider's error. Never holds a secret.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a provider could not be set up, wrap or unwrap.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
+    /// How the provider is named or set up is not right.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// What its specification refers to is not right: a file, a certificate, a key that is not there.
+    #[error("{fact}")]
+    Setup {
+        /// What is wrong.
+        fact: String,
+        /// What to do about it.
+        remedy: &'static str,
+        /// What lies behind it, if anything.
+        source: Option<Cause>,
+    },
+    /// Nobody answers, or not in time: the same may work later.
+    #[error("{provider} cannot be reached")]
+    Unreachable {
+        /// Who, for people.
+        provider: String,
+        /// What was seen.
+        source: Cause,
+    },
+    /// It answers, and will not: permission, a disabled key, a wrong PIN.
+    #[error("{provider} refuses: {reason}")]
+    Refused {
+        /// Who, for people.
+        provider: String,
+        /// In its words or ours.
+        reason: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// Its answer cannot be right. Nothing of it is used.
+    #[error("{provider} gave an answer that cannot be right: {what}")]
+    Answer {
+        /// Who, for people.
+        provider: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// What the slot is bound to is not what there is now.
+    #[error("the slot is bound to another state of this machine: {changed}")]
+    Bound {
+        /// Which bound values changed, as far as can be known.
+        changed: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// The credential fits, the rest does not: changed bytes, or a slot from another place.
     #[error("the slot was changed, or put here from another volume, key version or slot")]
     Unauthentic(#[from] Unauthentic),
@@ -110,6 +162,61 @@ pub enum ProviderError {
     /// What came out is no key.
     #[error("the master key is all zero")]
     ZeroKey,
+}
+
+impl ProviderError {
+    /// What the user can do about it, where there is something.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            ProviderError::Spec(error) => error.remedy(),
+            ProviderError::Setup { remedy, .. }
+            | ProviderError::Refused { remedy, .. }
+            | ProviderError::Bound { remedy, .. } => Some((*remedy).into()),
+            ProviderError::Unreachable { .. } => {
+                Some("try again when it can be reached, or give a credential for another slot".into())
+            }
+            ProviderError::Answer { .. } => {
+                Some("check that the address is the provider's and nothing stands between".into())
+            }
+            ProviderError::Unauthentic(_)
+            | ProviderError::Malformed(_)
+            | ProviderError::Cost(_)
+            | ProviderError::Argon(_)
+            | ProviderError::ZeroKey => None,
+        }
+    }
+
+    /// True if the slot itself is at fault, rather than the provider or its set-up.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            ProviderError::Unauthentic(_)
+            | ProviderError::Malformed(_)
+            | ProviderError::Cost(_)
+            | ProviderError::ZeroKey => true,
+            ProviderError::Spec(_)
+            | ProviderError::Setup { .. }
+            | ProviderError::Unreachable { .. }
+            | ProviderError::Refused { .. }
+            | ProviderError::Answer { .. }
+            | ProviderError::Bound { .. }
+            | ProviderError::Argon(_) => false,
+        }
+    }
+}
+
+/// Opens a provider that needs nothing but its specification: no terminal, no secret at hand.
+///
+/// # Errors
+/// [`ProviderError`]; one for a kind that is unknown or not compiled in. Nothing is asked of the provider yet.
+pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
+    match spec.kind.as_str() {
+        key_file::KIND => Ok(Box::new(KeyFile::open(spec)?)),
+        _ => Err(ProviderError::Setup {
+            fact: format!("this envelopefs has no key provider {:?}", spec.kind),
+            remedy: "check the word before the colon, or build with the provider's feature",
+            source: None,
+        }),
+    }
 }
 
 #[cfg(test)]

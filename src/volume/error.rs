@@ -92,6 +92,16 @@ pub enum VolumeError {
         /// In which way.
         source: ProviderError,
     },
+    /// A provider did not do its part, so its slot stays closed.
+    #[error("key slot {slot} ({provider}) cannot be opened now")]
+    Provider {
+        /// The slot.
+        slot: u32,
+        /// Its provider.
+        provider: String,
+        /// Why.
+        source: ProviderError,
+    },
     /// A slot holds a key that is not the one the volume describes.
     #[error("key slot {slot} holds another master key than the volume says: it was tampered with")]
     ForeignKey {
@@ -192,7 +202,7 @@ impl VolumeError {
             VolumeError::LastSlot { .. } => Some("add another slot first (envelopefs key add)".into()),
             VolumeError::NoSuchSlot(_) => Some("list the slots: envelopefs key list".into()),
             VolumeError::StillLocked(_) => Some("give a credential that opens every master key in use".into()),
-            VolumeError::CannotWrap(_) => None,
+            VolumeError::CannotWrap(source) | VolumeError::Provider { source, .. } => source.remedy(),
         }
     }
 }

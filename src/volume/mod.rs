@@ -241,8 +241,12 @@ fn open_slot(uuid: Uuid, key: &MasterKey, credentials: &Credentials) -> Result<(
                 Some(Ok(master)) if KeyId::of(&master, uuid) == key.id => return Ok((slot.id, master)),
                 Some(Ok(_)) => broken = broken.or(Some(VolumeError::ForeignKey { slot: slot.id })),
                 Some(Err(source)) => {
-                    let provider = slot.provider.clone();
-                    broken = broken.or(Some(VolumeError::BrokenSlot { slot: slot.id, provider, source }));
+                    tracing::warn!(slot = slot.id, provider = provider.describe(), error = %source, "a key slot does not open");
+                    let (slot, provider) = (slot.id, slot.provider.clone());
+                    broken = broken.or(Some(match source.is_damage() {
+                        true => VolumeError::BrokenSlot { slot, provider, source },
+                        false => VolumeError::Provider { slot, provider, source },
+                    }));
                 }
                 None => tried.push((slot.id, provider.describe())),
             }
