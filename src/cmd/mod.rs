@@ -95,9 +95,10 @@ fn sources(error: &dyn std::error::Error) -> Vec<String> {
 impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
         let code = match &error {
-            VolumeError::NoSlotFor { .. } | VolumeError::NoneOpens { .. } | VolumeError::StillLocked(_) => {
-                Code::WrongKey
-            }
+            VolumeError::NoSlotFor { .. }
+            | VolumeError::NoneOpens { .. }
+            | VolumeError::StillLocked(_)
+            | VolumeError::SlotsLeft { .. } => Code::WrongKey,
             VolumeError::WrongKind { .. }
             | VolumeError::TooLarge(_)
             | VolumeError::Malformed(_)
@@ -114,6 +115,9 @@ impl From<VolumeError> for Failure {
             VolumeError::Io { .. }
             | VolumeError::OtherVolume { .. }
             | VolumeError::LastSlot { .. }
+            | VolumeError::NoSuchVersion(_)
+            | VolumeError::Active(_)
+            | VolumeError::Destroyed(_)
             | VolumeError::NoSuchSlot(_) => Code::Failure,
         };
         Failure { code, fact: error.to_string(), causes: sources(&error), remedy: error.remedy() }

@@ -26,6 +26,8 @@ pub const CONFIG_MAC: &[u8] = b"envelopefs/v1/config-mac";
 pub const VOLUME_WRAP: &[u8] = b"envelopefs/v1/volume-wrap";
 /// Label of the key that wraps DEKs, from the master key.
 pub const DEK_WRAP: &[u8] = b"envelopefs/v1/dek-wrap";
+/// From the volume key: wraps the DEK-wrapping key of a new master key on its way to the daemon that serves the volume.
+pub const HANDOVER: &[u8] = b"envelopefs/v1/handover";
 /// Label of the keys that encrypt a file, from its DEK; the epoch follows it.
 pub const FILE: &[u8] = b"envelopefs/v1/file";
 

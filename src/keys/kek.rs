@@ -65,8 +65,7 @@ impl Kek {
         context: &SlotContext,
         derive: impl FnOnce(&P) -> Result<Kek, ProviderError>,
     ) -> Result<Option<Secret<32>>, ProviderError> {
-        let malformed = |error: toml::de::Error| ProviderError::Malformed(error.message().into());
-        let parameters: P = slot.parameters.clone().try_into().map_err(malformed)?;
+        let parameters: P = parameters(slot)?;
         let kek = derive(&parameters)?;
         if kek.check != *parameters.check() {
             return Ok(None);
@@ -93,6 +92,12 @@ impl Kek {
     fn aad(&self, context: &SlotContext, parameters: &[u8]) -> Vec<u8> {
         join(&[&context.encode(), self.kind.as_bytes(), parameters])
     }
+}
+
+/// A slot's parameters as their type.
+pub(super) fn parameters<P: DeserializeOwned>(slot: &SlotData) -> Result<P, ProviderError> {
+    let malformed = |error: toml::de::Error| ProviderError::Malformed(error.message().into());
+    slot.parameters.clone().try_into().map_err(malformed)
 }
 
 /// Fixed-size bytes as base64url text without padding, for serde.

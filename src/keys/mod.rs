@@ -19,7 +19,7 @@ use crate::crypto::secret::Secret;
 
 pub use key_file::KeyFile;
 pub use passphrase::PassphraseProvider;
-pub use ring::{FileId, KeyId, KeyRing, WrappedDek};
+pub use ring::{FileId, Handover, KeyId, KeyRing, WrappedDek};
 pub use spec::{ProviderSpec, SpecError};
 
 /// A key from outside the volume that wraps master keys.
@@ -35,6 +35,20 @@ pub trait KeyProvider: Send + Sync {
     /// # Errors
     /// [`ProviderError`].
     fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError>;
+
+    /// Wraps another master key as [`wrap`](Self::wrap) does, in the way that a slot of this provider has been wrapped: with its costs,
+    /// or bound to what it is bound to. For the next version of the master key.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    fn wrap_like(
+        &self,
+        _slot: &SlotData,
+        master: &Secret<32>,
+        context: &SlotContext,
+    ) -> Result<SlotData, ProviderError> {
+        self.wrap(master, context)
+    }
 
     /// Unwraps what [`wrap`](Self::wrap) made. `None`: the slot is of this kind, but another passphrase's or key's, not
     /// this one's. `Some(Err(_))`: it is this provider's and broken, or the provider failed.

@@ -28,6 +28,23 @@ impl PassphraseProvider {
         PassphraseProvider { passphrase, cost }
     }
 
+    fn make_slot(
+        &self,
+        cost: ArgonCost,
+        master: &Secret<32>,
+        context: &SlotContext,
+    ) -> Result<SlotData, ProviderError> {
+        let describe = |salt, check| Parameters {
+            kdf: KdfName::Argon2id,
+            memory_kib: cost.memory_kib(),
+            passes: cost.passes(),
+            lanes: cost.lanes(),
+            salt,
+            check,
+        };
+        Kek::make_slot(master, context, |salt| self.kek(cost, salt), describe)
+    }
+
     /// The slot's keys: the costly step.
     fn kek(&self, cost: ArgonCost, salt: &[u8; SALT]) -> Result<Kek, ProviderError> {
         Ok(Kek::derive(KIND, &kdf::argon2id(&self.passphrase, salt, cost)?, salt))
@@ -44,15 +61,16 @@ impl KeyProvider for PassphraseProvider {
     }
 
     fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError> {
-        let describe = |salt, check| Parameters {
-            kdf: KdfName::Argon2id,
-            memory_kib: self.cost.memory_kib(),
-            passes: self.cost.passes(),
-            lanes: self.cost.lanes(),
-            salt,
-            check,
-        };
-        Kek::make_slot(master, context, |salt| self.kek(self.cost, salt), describe)
+        self.make_slot(self.cost, master, context)
+    }
+
+    fn wrap_like(
+        &self,
+        slot: &SlotData,
+        master: &Secret<32>,
+        context: &SlotContext,
+    ) -> Result<SlotData, ProviderError> {
+        self.make_slot(kek::parameters::<Parameters>(slot)?.cost()?, master, context)
     }
 
     fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>> {
@@ -111,6 +129,18 @@ mod tests {
     use super::*;
     use crate::crypto::kdf::CostError;
     use uuid::Uuid;
+
+    #[test]
+    fn the_next_versions_slot_costs_what_the_last_one_did() {
+        let provider = |cost| PassphraseProvider::with_cost(Passphrase::new(b"x").unwrap(), cost);
+        let context = SlotContext { volume: Uuid::nil(), key_version: 1, slot: 1 };
+        let slot = provider(ArgonCost::new(32, 2, 2).unwrap()).wrap(&Secret::random(), &context).unwrap();
+        let next = provider(ArgonCost::new(8, 1, 1).unwrap()).wrap_like(&slot, &Secret::random(), &context).unwrap();
+        for name in ["memory_kib", "passes", "lanes"] {
+            assert_eq!(next.parameters[name], slot.parameters[name], "{name}");
+        }
+        assert_ne!(next.parameters["salt"], slot.parameters["salt"]);
+    }
 
     #[test]
     fn absurd_stored_costs_are_refused_before_any_work() {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::crypto::Unauthentic;
@@ -16,6 +17,8 @@ use crate::crypto::secret::Secret;
 
 /// Domain of the associated data of a wrapped DEK.
 const DEK_DOMAIN: &[u8] = b"envelopefs dek v1";
+/// Domain of the associated data of a [`Handover`].
+const HANDOVER_DOMAIN: &[u8] = b"envelopefs handover v1";
 
 /// Id of a master key: a key check value by HKDF, so it tells nothing of the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,12 +98,38 @@ pub enum UnwrapError {
     Unauthentic(#[from] Unauthentic),
 }
 
+/// A new master key on its way to a daemon that has the volume mounted: what it needs to wrap DEKs with it. Opens with the volume key
+/// alone, which that daemon was given when it mounted, and never lies on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handover {
+    /// The new master key.
+    pub key_id: KeyId,
+    /// Its DEK-wrapping key, wrapped.
+    pub wrapped: WrappedSecret,
+}
+
+impl Handover {
+    /// Prepares a master key of a volume for its daemon.
+    pub fn new(volume: Uuid, volume_key: &Secret<32>, master: &Secret<32>) -> Self {
+        let salt = volume.as_bytes();
+        let key_id = KeyId::of(master, volume);
+        let (under, key) =
+            (kdf::derive(volume_key, salt, &[kdf::HANDOVER]), kdf::derive(master, salt, &[kdf::DEK_WRAP]));
+        Handover { key_id, wrapped: aead::wrap(&under, &Self::aad(volume, &key_id), &key) }
+    }
+
+    fn aad(volume: Uuid, key_id: &KeyId) -> Vec<u8> {
+        [HANDOVER_DOMAIN, volume.as_bytes(), &key_id.0].concat()
+    }
+}
+
 /// The master keys of an unlocked volume, as far as files need them, and the keys derived from the volume key.
 #[derive(Debug)]
 pub struct KeyRing {
     volume: Uuid,
-    /// DEK-wrapping keys by master key; the first belongs to the active one.
-    dek_wraps: Vec<(KeyId, Secret<32>)>,
+    /// DEK-wrapping keys by master key; the first belongs to the active one. Held for one wrapping, never over a system call.
+    dek_wraps: RwLock<Vec<(KeyId, Secret<32>)>>,
+    handover: Secret<32>,
     names: NameCipher,
     xattr_names: NameCipher,
     symlink_key: Secret<32>,
@@ -117,7 +146,8 @@ impl KeyRing {
             .collect();
         KeyRing {
             volume,
-            dek_wraps,
+            dek_wraps: RwLock::new(dek_wraps),
+            handover: kdf::derive(volume_key, salt, &[kdf::HANDOVER]),
             names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::NAMES])),
             xattr_names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::XATTR_NAMES])),
             symlink_key: kdf::derive(volume_key, salt, &[kdf::SYMLINKS]),
@@ -137,12 +167,38 @@ impl KeyRing {
 
     /// Id of the master key under which new DEKs are wrapped.
     pub fn active(&self) -> KeyId {
-        self.dek_wraps[0].0
+        self.dek_wraps.read()[0].0
+    }
+
+    /// Takes over a master key as the active one; the others still unwrap.
+    ///
+    /// # Errors
+    /// [`Unauthentic`] if it was not made for this volume.
+    pub fn adopt(&self, new: &Handover) -> Result<(), Unauthentic> {
+        let key = aead::unwrap(&self.handover, &Handover::aad(self.volume, &new.key_id), &new.wrapped)?;
+        let mut keys = self.dek_wraps.write();
+        keys.retain(|(id, _)| *id != new.key_id);
+        keys.insert(0, (new.key_id, key));
+        Ok(())
+    }
+
+    /// Lets go of every master key but the active one and those named, and returns how many went.
+    pub fn keep_only(&self, wanted: &[KeyId]) -> usize {
+        let mut keys = self.dek_wraps.write();
+        let (before, active) = (keys.len(), keys[0].0);
+        keys.retain(|(id, _)| *id == active || wanted.contains(id));
+        before - keys.len()
+    }
+
+    /// True if DEKs wrapped under this master key can be unwrapped.
+    pub fn has(&self, key_id: KeyId) -> bool {
+        self.dek_wraps.read().iter().any(|(id, _)| *id == key_id)
     }
 
     /// Wraps a DEK for a file under the active master key.
     pub fn wrap_dek(&self, file: &FileId, dek: &Secret<32>) -> WrappedDek {
-        let (key_id, key) = &self.dek_wraps[0];
+        let keys = self.dek_wraps.read();
+        let (key_id, key) = &keys[0];
         WrappedDek { key_id: *key_id, wrapped: aead::wrap(key, &self.dek_aad(file, key_id), dek) }
     }
 
@@ -151,8 +207,8 @@ impl KeyRing {
     /// # Errors
     /// [`UnwrapError`].
     pub fn unwrap_dek(&self, file: &FileId, dek: &WrappedDek) -> Result<Secret<32>, UnwrapError> {
-        let (_, key) =
-            self.dek_wraps.iter().find(|(id, _)| *id == dek.key_id).ok_or(UnwrapError::NoSuchKey(dek.key_id))?;
+        let keys = self.dek_wraps.read();
+        let (_, key) = keys.iter().find(|(id, _)| *id == dek.key_id).ok_or(UnwrapError::NoSuchKey(dek.key_id))?;
         Ok(aead::unwrap(key, &self.dek_aad(file, &dek.key_id), &dek.wrapped)?)
     }
 
@@ -210,5 +266,35 @@ mod tests {
         let rotated = KeyRing::new(volume, &volume_key, &new, &[&old]);
         assert_eq!(rotated.unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
         assert_ne!(rotated.wrap_dek(&file, &dek).key_id, wrapped.key_id);
+    }
+
+    #[test]
+    fn a_handed_over_key_becomes_the_active_one_in_its_own_volume_alone() {
+        let (volume, file, dek) = (Uuid::new_v4(), FileId::random(), Secret::random());
+        let (volume_key, old, new) = (Secret::random(), Secret::random(), Secret::random());
+        let ring = KeyRing::new(volume, &volume_key, &old, &[]);
+        let before = ring.wrap_dek(&file, &dek);
+        let handover = Handover::new(volume, &volume_key, &new);
+        for at in 0..WrappedSecret::LEN {
+            let mut bytes = handover.wrapped.to_bytes();
+            bytes[at] ^= 1;
+            let wrapped = WrappedSecret::from_bytes(&bytes).unwrap();
+            assert_eq!(ring.adopt(&Handover { wrapped, ..handover }), Err(Unauthentic));
+        }
+        assert_eq!(ring.adopt(&Handover { key_id: before.key_id, ..handover }), Err(Unauthentic));
+        assert_eq!(ring.adopt(&Handover::new(Uuid::new_v4(), &volume_key, &new)), Err(Unauthentic));
+        assert_eq!(ring.active(), before.key_id);
+
+        ring.adopt(&handover).unwrap();
+        ring.adopt(&handover).unwrap();
+        let after = ring.wrap_dek(&file, &dek);
+        let remounted = KeyRing::new(volume, &volume_key, &new, &[]);
+        assert_eq!((after.key_id, ring.active()), (remounted.active(), remounted.active()));
+        assert_eq!(remounted.unwrap_dek(&file, &after).unwrap().expose(), dek.expose());
+        assert_eq!(ring.unwrap_dek(&file, &before).unwrap().expose(), dek.expose());
+
+        assert_eq!((ring.keep_only(&[before.key_id]), ring.has(before.key_id)), (0, true));
+        assert_eq!((ring.keep_only(&[]), ring.has(before.key_id)), (1, false));
+        assert_eq!(ring.unwrap_dek(&file, &before).unwrap_err(), UnwrapError::NoSuchKey(before.key_id));
     }
 }

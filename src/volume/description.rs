@@ -54,9 +54,18 @@ pub struct MasterKey {
     pub state: KeyState,
     /// When it was made.
     pub created: Timestamp,
-    /// The volume key, wrapped.
-    #[serde(with = "wrapped_secret")]
-    pub(super) volume_key: WrappedSecret,
+    /// When it ceased to be the active one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deactivated: Option<Timestamp>,
+    /// When it was shown that no header needs it any more; the grace period counts from then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<Timestamp>,
+    /// When its slots were destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed: Option<Timestamp>,
+    /// The volume key, wrapped; a destroyed one has none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "wrapped_secret")]
+    pub(super) volume_key: Option<WrappedSecret>,
     /// Its slots.
     #[serde(rename = "slot", default)]
     pub slots: Vec<KeySlot>,
@@ -161,8 +170,12 @@ impl Description {
         &mut self.keys
     }
 
+    /// A version of the master key.
+    pub(super) fn key_mut(&mut self, version: u32) -> Result<&mut MasterKey, VolumeError> {
+        self.keys.iter_mut().find(|key| key.version == version).ok_or(VolumeError::NoSuchVersion(version))
+    }
+
     /// Adds a version of the master key.
-    #[cfg(test)]
     pub(super) fn push_key(&mut self, key: MasterKey) {
         self.keys.push(key);
     }
@@ -193,6 +206,9 @@ impl Description {
         for key in &self.keys {
             if !versions.insert(key.version) || !ids.insert(key.id) {
                 return Err(format!("master key version {} is there twice", key.version));
+            }
+            if key.volume_key.is_none() && key.state.unwraps() {
+                return Err(format!("master key version {} has no volume key", key.version));
             }
             if key.slots.is_empty() && key.state.unwraps() {
                 return Err(format!("master key version {} has no slot", key.version));
@@ -326,12 +342,16 @@ mod wrapped_secret {
     use serde::de::Error;
     use serde::{Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(wrapped: &WrappedSecret, to: S) -> Result<S::Ok, S::Error> {
-        as_base64::serialize(&wrapped.to_bytes(), to)
+    pub(super) fn serialize<S: Serializer>(wrapped: &Option<WrappedSecret>, to: S) -> Result<S::Ok, S::Error> {
+        match wrapped {
+            Some(wrapped) => as_base64::serialize(&wrapped.to_bytes(), to),
+            None => to.serialize_none(),
+        }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WrappedSecret, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<WrappedSecret>, D::Error> {
         let bytes = as_base64::deserialize(from)?;
-        WrappedSecret::from_bytes(&bytes).ok_or_else(|| D::Error::custom("a wrapped key has 60 bytes"))
+        let wrapped = WrappedSecret::from_bytes(&bytes);
+        wrapped.map(Some).ok_or_else(|| D::Error::custom("a wrapped key has 60 bytes"))
     }
 }

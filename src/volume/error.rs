@@ -140,6 +140,24 @@ pub enum VolumeError {
     /// There is none with this number.
     #[error("the volume has no key slot {0}")]
     NoSuchSlot(u32),
+    /// There is no such version of the master key.
+    #[error("the volume has no master key version {0}")]
+    NoSuchVersion(u32),
+    /// The version in force cannot be retired or destroyed.
+    #[error("master key version {0} is the active one")]
+    Active(u32),
+    /// It is gone already.
+    #[error("master key version {0} is destroyed")]
+    Destroyed(u32),
+    /// The next version would not have these slots.
+    #[error(
+        "no credential given opens {}",
+        .slots.iter().map(|(slot, provider)| format!("key slot {slot} ({provider})")).collect::<Vec<_>>().join(", ")
+    )]
+    SlotsLeft {
+        /// Numbers and kinds.
+        slots: Vec<(u32, String)>,
+    },
     /// A slot cannot be added to a key that is not at hand.
     #[error("master key version {0} is not unlocked by the credentials given")]
     StillLocked(u32),
@@ -201,6 +219,13 @@ impl VolumeError {
             VolumeError::Raced => Some("run the command again".into()),
             VolumeError::LastSlot { .. } => Some("add another slot first (envelopefs key add)".into()),
             VolumeError::NoSuchSlot(_) => Some("list the slots: envelopefs key list".into()),
+            VolumeError::NoSuchVersion(_) => Some("list the versions: envelopefs key list".into()),
+            VolumeError::Active(_) => Some("rotate first: envelopefs key rotate".into()),
+            VolumeError::Destroyed(_) => None,
+            VolumeError::SlotsLeft { .. } => Some(
+                "give a credential for each slot, or leave them behind with the old version: --leave-slots-behind"
+                    .into(),
+            ),
             VolumeError::StillLocked(_) => Some("give a credential that opens every master key in use".into()),
             VolumeError::CannotWrap(source) | VolumeError::Provider { source, .. } => source.remedy(),
         }

@@ -2,6 +2,7 @@
 
 mod description;
 mod error;
+mod life;
 mod place;
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 pub use description::{Description, KeySlot, KeyState, MasterKey};
 pub use error::VolumeError;
+pub use life::Rotation;
 pub use place::VolumeLock;
 
 use crate::crypto::aead;
@@ -90,7 +92,10 @@ impl Volume {
             version: 1,
             state: KeyState::Active,
             created: description::now(),
-            volume_key: wrap_volume_key(&master, uuid, id, &volume_key),
+            deactivated: None,
+            retired: None,
+            destroyed: None,
+            volume_key: Some(wrap_volume_key(&master, uuid, id, &volume_key)),
             slots: Vec::new(),
         };
         for (slot, new) in (1..).zip(slots) {
@@ -150,9 +155,7 @@ impl Volume {
         let active = description.active()?;
         let (slot, master) = open_slot(uuid, active, credentials)?;
         self.document.verify(&mac_key(&master, uuid)).map_err(|_| VolumeError::Changed { slot })?;
-        let aad = volume_key_aad(uuid, active.id);
-        let volume_key =
-            aead::unwrap(&volume_wrap(&master, uuid), &aad, &active.volume_key).map_err(|_| VolumeError::VolumeKey)?;
+        let volume_key = life::volume_key(active, uuid, &master)?;
 
         let mut masters = vec![(active.version, master)];
         for key in description.keys().iter().filter(|key| key.state.unwraps() && key.version != active.version) {
@@ -164,9 +167,7 @@ impl Volume {
                 ),
             }
         }
-        let (_, active) = masters.first().ok_or(VolumeError::VolumeKey)?;
-        let older: Vec<_> = masters.iter().skip(1).map(|(_, master)| master).collect();
-        let ring = Arc::new(KeyRing::new(uuid, &volume_key, active, &older));
+        let ring = life::ring(uuid, &volume_key, &masters)?;
         Ok(Unlocked { ring, slot, masters })
     }
 
@@ -178,11 +179,7 @@ impl Volume {
         let slot = self.description().next_slot()?;
         self.replace(keys, |uuid, description| {
             for key in description.keys_mut().iter_mut().filter(|key| key.state.unwraps()) {
-                let (_, master) = keys
-                    .masters
-                    .iter()
-                    .find(|(version, _)| *version == key.version)
-                    .ok_or(VolumeError::StillLocked(key.version))?;
+                let master = keys.master(key.version)?;
                 key.slots.push(make_slot(uuid, master, key.version, slot, new)?);
             }
             Ok(())
@@ -214,19 +211,9 @@ impl Volume {
     /// Writes a changed description, unless the one on disk is no longer the one that was read.
     fn replace(&mut self, keys: &Unlocked, change: impl FnOnce(Uuid, &mut Description) -> Result<()>) -> Result<()> {
         let mut description = self.description().clone();
-        let uuid = description.uuid();
-        let active = description.active()?;
-        let (_, master) = keys
-            .masters
-            .first()
-            .filter(|(version, master)| *version == active.version && KeyId::of(master, uuid) == active.id)
-            .ok_or(VolumeError::StillLocked(active.version))?;
-        let mac_key = mac_key(master, uuid);
-        change(uuid, &mut description)?;
-        let document = Document::new(description, &mac_key)?;
-        self.place.replace(self.document.bytes(), document.bytes())?;
-        self.document = document;
-        Ok(())
+        let master = self.current_master(keys)?;
+        change(description.uuid(), &mut description)?;
+        self.put(description, master)
     }
 }
 

@@ -402,48 +402,127 @@ fn one_process_at_a_time_has_the_lock() {
     editing.add_slot(&keys, NewSlot { provider: &passphrase("three"), label: "" }).unwrap();
 }
 
-/// Rotation is another chapter; that its result is read belongs here.
 #[test]
-fn an_older_master_key_comes_along() {
+fn a_rotation_makes_a_new_version_and_the_old_one_still_unwraps() {
     let fixture = Fixture::new();
-    let volume = Volume::open(&fixture.backing()).unwrap();
+    let mut volume = Volume::open(&fixture.backing()).unwrap();
     let keys = volume.unlock(&fixture.key_file(), None).unwrap();
-    let mut description = volume.description().clone();
-    let uuid = description.uuid();
-    let active = &description.keys()[0];
-    let (_, old_master) = &keys.masters[0];
-    let volume_key =
-        aead::unwrap(&volume_wrap(old_master, uuid), &volume_key_aad(uuid, active.id), &active.volume_key).unwrap();
-
-    let master = Secret::random();
-    let id = KeyId::of(&master, uuid);
-    let key_file = KeyFile::read(&fixture.key_path()).unwrap();
-    let slot = make_slot(uuid, &master, 2, 2, NewSlot { provider: &key_file, label: "" }).unwrap();
-    let new = MasterKey {
-        id,
-        version: 2,
-        state: KeyState::Active,
-        created: description::now(),
-        volume_key: wrap_volume_key(&master, uuid, id, &volume_key),
-        slots: vec![slot],
-    };
-    description.keys_mut()[0].state = KeyState::Deactivated;
-    description.push_key(new);
-    let document = Document::new(description, &mac_key(&master, uuid)).unwrap();
-    volume.place.replace(volume.document.bytes(), document.bytes()).unwrap();
-
     let (file, dek) = (FileId::random(), Secret::random());
     let wrapped = keys.ring().wrap_dek(&file, &dek);
+
+    // The passphrase's slot would be lost: nothing happens unless that is wanted.
+    let before = fixture.text();
+    let refused = volume.rotate(&keys, &fixture.key_file(), false).unwrap_err();
+    assert!(
+        matches!(&refused, VolumeError::SlotsLeft { slots } if slots.len() == 1 && slots[0].1 == "passphrase"),
+        "{refused}"
+    );
+    assert_eq!(fixture.text(), before);
+    let rotation = volume.rotate(&keys, &fixture.key_file(), true).unwrap();
+    assert_eq!((rotation.version, rotation.left_behind.len(), rotation.unlocked.versions()), (2, 1, vec![2, 1]));
+
     let rotated = fixture.unlock(&fixture.key_file()).unwrap();
-    assert_eq!(rotated.ring().active(), id);
+    assert_eq!(rotated.ring().active(), rotation.unlocked.ring().active());
+    assert_ne!(rotated.ring().active(), wrapped.key_id);
     assert_eq!(rotated.ring().unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
+    // A daemon that runs on the old version's ring takes the new one over.
+    let running = keys.ring();
+    running.adopt(&volume.handover(&rotated).unwrap()).unwrap();
+    let fresh = running.wrap_dek(&file, &dek);
+    assert_eq!(rotated.ring().unwrap_dek(&file, &fresh).unwrap().expose(), dek.expose());
+
     // The passphrase has a slot in the old version only: that opens nothing.
     assert!(matches!(fixture.unlock(&with(passphrase("one"))), Err(VolumeError::NoSlotFor { .. })));
+    // Keys from before the rotation change nothing any more.
+    assert!(matches!(volume.rotate(&keys, &fixture.key_file(), true), Err(VolumeError::StillLocked(2))));
     // A slot is added to both versions.
     let mut volume = Volume::open(&fixture.backing()).unwrap();
     volume.add_slot(&rotated, NewSlot { provider: &passphrase("three"), label: "" }).unwrap();
     let by_passphrase = fixture.unlock(&with(passphrase("three"))).unwrap();
     assert_eq!(by_passphrase.ring().unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
+}
+
+#[test]
+fn a_rotation_carries_every_slot_whose_credential_is_given() {
+    let fixture = Fixture::new();
+    let mut volume = Volume::open(&fixture.backing()).unwrap();
+    let mut all = fixture.key_file();
+    all.extend(with(passphrase("one")));
+    let keys = volume.unlock(&all, None).unwrap();
+    let slots = |volume: &Volume, version: usize| -> Vec<_> {
+        let key = &volume.description().keys()[version - 1];
+        key.slots.iter().map(|slot| (slot.id, slot.provider.clone(), slot.label.clone())).collect()
+    };
+    let rotation = volume.rotate(&keys, &all, false).unwrap();
+    assert!(rotation.left_behind.is_empty());
+    let volume = Volume::open(&fixture.backing()).unwrap();
+    assert_eq!(slots(&volume, 2), slots(&volume, 1));
+    for credentials in [fixture.key_file(), with(passphrase("one"))] {
+        assert_eq!(fixture.unlock(&credentials).unwrap().versions(), [2, 1]);
+    }
+}
+
+#[test]
+fn an_old_version_is_retired_and_destroyed_and_the_active_one_is_not() {
+    let fixture = Fixture::new();
+    let mut volume = Volume::open(&fixture.backing()).unwrap();
+    let mut all = fixture.key_file();
+    all.extend(with(passphrase("one")));
+    let keys = volume.unlock(&all, None).unwrap();
+    let (file, dek) = (FileId::random(), Secret::random());
+    let wrapped = keys.ring().wrap_dek(&file, &dek);
+    for refused in [volume.retire(&keys, 1, false), volume.destroy(&keys, 1), volume.mark_compromised(&keys, 1)] {
+        assert!(matches!(refused, Err(VolumeError::Active(1))));
+    }
+    assert!(matches!(volume.retire(&keys, 7, false), Err(VolumeError::NoSuchVersion(7))));
+    let keys = volume.rotate(&keys, &all, false).unwrap().unlocked;
+
+    volume.mark_compromised(&keys, 1).unwrap();
+    assert_eq!(
+        (volume.description().keys()[0].state, volume.description().keys()[0].retired),
+        (KeyState::Compromised, None)
+    );
+    volume.retire(&keys, 1, false).unwrap();
+    let retired = volume.description().keys()[0].retired;
+    assert!(retired.is_some());
+    assert_eq!(fixture.unlock(&all).unwrap().ring().unwrap_dek(&file, &wrapped).unwrap().expose(), dek.expose());
+
+    volume.destroy(&keys, 1).unwrap();
+    let volume = Volume::open(&fixture.backing()).unwrap();
+    let old = &volume.description().keys()[0];
+    assert_eq!((old.state, old.slots.len(), old.retired), (KeyState::Destroyed, 0, retired));
+    let unlocked = fixture.unlock(&all).unwrap();
+    assert_eq!(unlocked.versions(), [2]);
+    assert!(matches!(unlocked.ring().unwrap_dek(&file, &wrapped), Err(crate::keys::ring::UnwrapError::NoSuchKey(_))));
+    let mut volume = Volume::open(&fixture.backing()).unwrap();
+    assert!(matches!(volume.destroy(&unlocked, 1), Err(VolumeError::Destroyed(1))));
+    assert!(matches!(volume.retire(&unlocked, 1, false), Err(VolumeError::Destroyed(1))));
+}
+
+#[test]
+fn a_slot_is_rebound_to_another_provider_under_its_number() {
+    let fixture = Fixture::new();
+    let mut volume = Volume::open(&fixture.backing()).unwrap();
+    let mut all = fixture.key_file();
+    all.extend(with(passphrase("one")));
+    let keys = volume.unlock(&all, None).unwrap();
+    let keys = volume.rotate(&keys, &all, false).unwrap().unlocked;
+    let slot = volume.description().keys()[1].slots.iter().find(|slot| slot.provider == "passphrase").unwrap().clone();
+    volume.rebind(&keys, slot.id, NewSlot { provider: &passphrase("another"), label: "" }).unwrap();
+    assert!(matches!(
+        volume.rebind(&keys, 99, NewSlot { provider: &passphrase("x"), label: "" }),
+        Err(VolumeError::NoSuchSlot(99))
+    ));
+    assert!(matches!(fixture.unlock(&with(passphrase("one"))), Err(VolumeError::NoneOpens { .. })));
+    let unlocked = fixture.unlock(&with(passphrase("another"))).unwrap();
+    assert_eq!((unlocked.slot(), unlocked.versions()), (slot.id, vec![2, 1]));
+    assert!(
+        volume
+            .description()
+            .keys()
+            .iter()
+            .all(|key| key.slots.iter().all(|have| have.id != slot.id || have.label == slot.label))
+    );
 }
 
 proptest! {
