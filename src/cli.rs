@@ -208,23 +208,32 @@ pub struct KeyAdd {
     /// A credential that opens the volume now.
     #[command(flatten)]
     pub credentials: Credentials,
-    /// New slot: file with the 32 bytes of a key.
-    #[arg(long, value_name = "PATH", group = "new", help_heading = "New slot")]
+    /// The credential of the new slot.
+    #[command(flatten)]
+    pub new: NewSlot,
+}
+
+/// The credential of a slot to be made. Without any, a passphrase is asked for on the terminal.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "New slot")]
+pub struct NewSlot {
+    /// File with the 32 bytes of a key.
+    #[arg(long, value_name = "PATH", group = "new")]
     pub new_key_file: Option<PathBuf>,
     /// Make the key file named by --new-key-file; it must not exist yet.
-    #[arg(long, requires = "new_key_file", help_heading = "New slot")]
+    #[arg(long, requires = "new_key_file")]
     pub make_key_file: bool,
-    /// New slot: file with a passphrase.
-    #[arg(long, value_name = "PATH", group = "new", help_heading = "New slot")]
+    /// File with a passphrase.
+    #[arg(long, value_name = "PATH", group = "new")]
     pub new_passphrase_file: Option<PathBuf>,
-    /// New slot: read a passphrase from this file descriptor.
-    #[arg(long, value_name = "N", group = "new", help_heading = "New slot")]
+    /// Read a passphrase from this file descriptor.
+    #[arg(long, value_name = "N", group = "new")]
     pub new_passphrase_fd: Option<i32>,
-    /// New slot: a key provider, as --provider names it.
-    #[arg(long, value_name = "SPEC", group = "new", help_heading = "New slot")]
+    /// A key provider, as --provider names it.
+    #[arg(long, value_name = "SPEC", group = "new")]
     pub new_provider: Option<String>,
     /// A name for the new slot, for people.
-    #[arg(long, value_name = "TEXT", default_value = "", help_heading = "New slot")]
+    #[arg(long, value_name = "TEXT", default_value = "")]
     pub label: String,
     /// Costs of a passphrase slot.
     #[command(flatten)]

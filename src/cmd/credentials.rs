@@ -8,7 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::{Code, Failure, Result};
-use crate::cli::{Argon, Credentials};
+use crate::cli::{Argon, Credentials, NewSlot};
 use crate::crypto::kdf::ArgonCost;
 use crate::crypto::secret::{NoPassphrase, Passphrase};
 use crate::keys::{self, KeyFile, KeyProvider, PassphraseProvider, ProviderError, ProviderSpec, SpecError, passphrase};
@@ -58,6 +58,19 @@ pub(super) fn new(credential: &NewCredential<'_>, argon: &Argon) -> Result<Box<d
         NewCredential::Ask => ask_twice()?,
     };
     Ok(Box::new(PassphraseProvider::with_cost(passphrase, cost(argon)?)))
+}
+
+/// The provider for the slot that `key add` and its like make.
+pub(super) fn new_slot(options: &NewSlot) -> Result<Box<dyn KeyProvider>> {
+    let files = (&options.new_key_file, &options.new_passphrase_file);
+    let credential = match (files, options.new_passphrase_fd, &options.new_provider) {
+        ((Some(path), _), ..) => NewCredential::KeyFile { path, make: options.make_key_file },
+        ((None, Some(path)), ..) => NewCredential::PassphraseFile(path),
+        ((None, None), Some(number), _) => NewCredential::PassphraseFd(number),
+        ((None, None), None, Some(spec)) => NewCredential::Provider(spec),
+        ((None, None), None, None) => NewCredential::Ask,
+    };
+    new(&credential, &options.argon)
 }
 
 fn parse(spec: &str) -> Result<ProviderSpec> {
