@@ -198,6 +198,150 @@ pub enum Key {
     Add(KeyAdd),
     /// Remove a slot.
     Remove(KeyRemove),
+    /// Put a new master key in force and rewrap every header, mounted or not; no data is encrypted anew.
+    Rotate(KeyRotate),
+    /// Count headers by the version of the master key that they need.
+    Status(KeyStatus),
+    /// Make sure that no header needs a version, and note it: its grace period begins.
+    Retire(KeyRetire),
+    /// Destroy a version that no header needs.
+    Destroy(KeyDestroy),
+    /// Wrap a slot anew by another credential, or by the same provider in another state, under its number.
+    Rebind(KeyRebind),
+}
+
+/// How all headers are walked over.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Headers")]
+pub struct Walk {
+    /// Threads that work on headers; by default one for each processor.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// At most so many headers a second.
+    #[arg(long, value_name = "N")]
+    pub rate: Option<u64>,
+    /// No progress.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `envelopefs key rotate`
+#[derive(Debug, Args)]
+pub struct KeyRotate {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// A credential for each key slot: what opens the old version wraps the new one.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// Make no new version: finish a rotation that was interrupted.
+    #[arg(long)]
+    pub resume: bool,
+    /// Go on although the new version will not have the slots that no credential was given for.
+    #[arg(long, conflicts_with = "resume")]
+    pub leave_slots_behind: bool,
+    /// Count, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The walk.
+    #[command(flatten)]
+    pub walk: Walk,
+}
+
+/// `envelopefs key status`
+#[derive(Debug, Args)]
+pub struct KeyStatus {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// A credential that opens the volume.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// The walk.
+    #[command(flatten)]
+    pub walk: Walk,
+}
+
+/// `envelopefs key retire`
+#[derive(Debug, Args)]
+pub struct KeyRetire {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// The version, as `key list` shows it.
+    pub version: u32,
+    /// A credential that opens the volume.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// Note as well that others know this master key, even if headers still need it.
+    #[arg(long)]
+    pub compromised: bool,
+    /// Count, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The walk.
+    #[command(flatten)]
+    pub walk: Walk,
+}
+
+/// `envelopefs key destroy`
+#[derive(Debug, Args)]
+pub struct KeyDestroy {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// The version, as `key list` shows it.
+    pub version: u32,
+    /// A credential that opens the volume.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// Days that must have passed since the version was retired.
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub grace_days: u32,
+    /// Destroy it although headers need it (crypto-shredding): the files that are named cannot be read any more, ever.
+    #[arg(long)]
+    pub lose_data: bool,
+    /// Count and name what would be lost, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The walk.
+    #[command(flatten)]
+    pub walk: Walk,
+}
+
+/// `envelopefs key rebind`
+#[derive(Debug, Args)]
+pub struct KeyRebind {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// Number of the slot, as `key list` shows it.
+    pub slot: u32,
+    /// A credential that opens the volume now.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// What the slot is to open with from now on.
+    #[command(flatten)]
+    pub new: NewSlot,
+    /// Change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `envelopefs key add`

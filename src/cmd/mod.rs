@@ -3,9 +3,11 @@
 mod check;
 mod credentials;
 mod generate;
+mod headers;
 mod info;
 mod init;
 mod key;
+mod life;
 mod log;
 mod mount;
 mod options;
@@ -167,6 +169,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Key(Key::List(args)) => key::list(args),
         Command::Key(Key::Add(args)) => key::add(args),
         Command::Key(Key::Remove(args)) => key::remove(args),
+        Command::Key(Key::Rotate(args)) => life::rotate(args),
+        Command::Key(Key::Status(args)) => life::status(args),
+        Command::Key(Key::Retire(args)) => life::retire(args),
+        Command::Key(Key::Destroy(args)) => life::destroy(args),
+        Command::Key(Key::Rebind(args)) => life::rebind(args),
         Command::Generate(args) => generate::run(args),
     };
     match outcome {

@@ -83,6 +83,17 @@ pub(super) fn mounted_at(mountpoint: &Path) -> Result<Option<Mounted>> {
     Ok(find(&table, mountpoint))
 }
 
+/// Where a volume is mounted, the latest mount first.
+pub(super) fn mountpoints_of(backing: &Path) -> Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| Failure::new(Code::Mount, "cannot read the mount table").because(&error))?;
+    let at = |line: &[u8]| {
+        let place = PathBuf::from(OsString::from_vec(unescape(line.split(|&byte| byte == b' ').nth(4)?)));
+        find(line, &place).filter(|mounted| mounted.backing == backing).map(|_| place)
+    };
+    Ok(table.split(|&byte| byte == b'\n').rev().filter_map(at).collect())
+}
+
 fn find(table: &[u8], mountpoint: &Path) -> Option<Mounted> {
     table.split(|&byte| byte == b'\n').rev().find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();

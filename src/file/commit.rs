@@ -159,9 +159,11 @@ impl File {
         let keys = self.keys();
         if state.committed == 0 {
             state.places = [None; PLACES];
-            state.places[0] = Some(self.ring.wrap_dek(&keys.id(), keys.dek()));
+            let place = self.ring.wrap_dek(&keys.id(), keys.dek());
+            (state.places[0], state.under) = (Some(place), Some(place.key_id));
             self.blocks.identify(keys.id().0);
         }
+        let (places, under) = self.with_active_place(state);
         let grant = keys.reserve(1)?;
         let (height, root, contents): (u8, Entry, &[u8]) = match &state.body {
             Body::Tree(tree) => (tree.height(), tree.root(), &[]),
@@ -173,7 +175,7 @@ impl File {
         let mut header = Header {
             epoch: grant.epoch,
             file_id: keys.id(),
-            places: state.places,
+            places,
             root_nonce: super::chunk::nonce(),
             root_tag: [0; 16],
             root: [0; ROOT_LEN],
@@ -199,7 +201,7 @@ impl File {
         } else {
             self.blocks.replace(&mut bufs, 0)?;
         }
-        state.generation = generation;
+        (state.generation, state.places, state.under) = (generation, places, Some(under));
         // From here on the committed file is this one, whatever comes of the length.
         state.committed = state.size;
         state.wrote_to(len as u64);

@@ -119,7 +119,12 @@ fn parse_place(bytes: [u8; PLACE_LEN]) -> Option<WrappedDek> {
     used.then_some(WrappedDek { key_id: KeyId(*id.first_chunk()?), wrapped })
 }
 
-fn encode_place(place: Option<&WrappedDek>) -> [u8; PLACE_LEN] {
+/// Where a wrapped-DEK place begins in a backing file.
+pub(super) fn place_offset(place: usize) -> u64 {
+    (PLACES_AT + place * PLACE_LEN) as u64
+}
+
+pub(super) fn encode_place(place: Option<&WrappedDek>) -> [u8; PLACE_LEN] {
     let mut bytes = [0; PLACE_LEN];
     if let Some(WrappedDek { key_id, wrapped }) = place {
         bytes[..16].copy_from_slice(&key_id.0);

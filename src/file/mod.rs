@@ -6,6 +6,7 @@ mod commit;
 mod header;
 mod layout;
 mod read;
+mod rewrap;
 mod space;
 mod tree;
 mod verify;
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 pub use cache::NodeCache;
 pub use layout::{plain_len, stored_len};
+pub use rewrap::{Wrapping, rewrap};
 
 use chunk::FileKeys;
 use header::{Header, PLACES, ROOT_LEN, RootRecord};
@@ -30,7 +32,7 @@ use tree::{Source, Tree};
 
 use crate::crypto::secret::Secret;
 use crate::keys::ring::UnwrapError;
-use crate::keys::{KeyRing, WrappedDek};
+use crate::keys::{KeyId, KeyRing, WrappedDek};
 use crate::store::{BackingFile, BlockFile, SetTime, Stat, Timestamp};
 
 /// Bytes of a chunk, a block and a node.
@@ -129,6 +131,8 @@ struct State {
     changed: Timestamp,
     generation: u64,
     places: [Option<WrappedDek>; PLACES],
+    /// The master key of which a place is known to serve.
+    under: Option<KeyId>,
     /// Size in the stored header; 0 = there is no header.
     committed: u64,
     /// Parts of the committed tree were dropped together with the [`Tree`] value.
@@ -186,6 +190,7 @@ impl File {
             changed: Timestamp { secs: i64::MIN, nanos: 0 },
             generation: 0,
             places: [None; PLACES],
+            under: None,
             committed: 0,
             dropped: false,
             retired: false,

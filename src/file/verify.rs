@@ -53,21 +53,14 @@ impl File {
                 return Ok(());
             }
         };
-        for (place, finding) in header.places.iter().zip([
-            [
-                "wrapped-DEK place 0 fails authentication",
-                "wrapped-DEK place 0 names a master key that is not in the ring",
-            ],
-            [
-                "wrapped-DEK place 1 fails authentication",
-                "wrapped-DEK place 1 names a master key that is not in the ring",
-            ],
-        ]) {
+        let findings = ["wrapped-DEK place 0 fails authentication", "wrapped-DEK place 1 fails authentication"];
+        for (place, finding) in header.places.iter().zip(findings) {
             let Some(wrapped) = place else { continue };
             match self.ring.unwrap_dek(&header.file_id, wrapped) {
                 Ok(_) => {}
-                Err(UnwrapError::Unauthentic(_)) => damage(Damage::Header(finding[0])),
-                Err(UnwrapError::NoSuchKey(_)) => damage(Damage::Header(finding[1])),
+                Err(UnwrapError::Unauthentic(_)) => damage(Damage::Header(finding)),
+                // Of a master key that was destroyed, or is locked: as good as unused.
+                Err(UnwrapError::NoSuchKey(_)) => {}
             }
         }
         match open_header(block, stored, &self.ring, self.options.epoch_limit) {

@@ -9,6 +9,7 @@ mod inode;
 mod io;
 mod name;
 mod namespace;
+pub mod rewrap;
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
@@ -184,6 +185,8 @@ pub struct Fs {
     /// Files that nobody has open and that the store is not done with: they stay open until it is, so that whoever comes meanwhile
     /// finds what was written. Each counts as a reference to its inode.
     lingering: Mutex<Vec<Arc<Inode>>>,
+    /// For a walk over all headers that is under way.
+    moved: rewrap::Moved,
 }
 
 /// Where the attributes of an inode are reached.
@@ -259,6 +262,7 @@ impl Fs {
             dirs: Mutex::new(LruCache::new(OPEN_DIRS)),
             store,
             lingering: Mutex::default(),
+            moved: rewrap::Moved::default(),
         })
     }
 
@@ -301,6 +305,11 @@ impl Fs {
         }
         self.commit_all()?;
         Ok(store.end()?)
+    }
+
+    /// The keys in use.
+    pub fn ring(&self) -> &KeyRing {
+        &self.ring
     }
 
     fn check_writable(&self) -> Result<()> {

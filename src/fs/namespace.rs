@@ -192,6 +192,7 @@ impl Fs {
         let place = self.place(parent, name)?;
         self.make_side(&place)?;
         self.undo_side_on_error(&place, || Ok(from.link(&entry, &*place.dir, place.entry())?))?;
+        self.moved.note(&place.dir, place.entry());
         self.attributes_changed(&inode);
         let stat = place.dir.stat(place.entry())?;
         self.enter(&place, &stat)
@@ -309,6 +310,7 @@ impl Fs {
 
     /// Tells the table that an inode has moved from one place to another.
     fn moved(&self, from: &Place, stat: &Stat, to: &Place) {
+        self.moved.note(&to.dir, to.entry());
         if let Some(inode) = self.inodes.find(self.ino_of(stat.ino)) {
             inode.remove_link(from.parent.ino, from.entry());
             inode.add_link(to.parent.ino, to.entry());

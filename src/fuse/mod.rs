@@ -3,6 +3,7 @@
 //!
 //! An error is logged once, here, with operation, inode and request id. Names are never logged.
 
+pub mod control;
 pub mod session;
 
 use std::cell::RefCell;
@@ -17,6 +18,8 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+
+use control::Control;
 
 use crate::fs::{
     Attr, Caller, Entry, Fallocate, Fs, FsError, HandleId, Ino, Kind, OpenHow, RenameHow, Seek, SetAttr, SetTime,
@@ -41,11 +44,12 @@ thread_local! {
 /// Serves one mounted [`Fs`] to the kernel.
 pub(crate) struct Adapter {
     fs: Arc<Fs>,
+    control: Arc<Control>,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>) -> Self {
-        Adapter { fs }
+    pub(crate) fn new(fs: Arc<Fs>, control: Arc<Control>) -> Self {
+        Adapter { fs, control }
     }
 }
 
@@ -630,16 +634,25 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        number: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
+        cmd: u32,
+        in_data: &[u8],
+        out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        if ino(number) != Ino::ROOT || cmd != control::IOCTL || out_size as usize != control::SIZE {
+            return reply.error(Errno::ENOTTY);
+        }
+        if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
+            return reply.error(Errno::EPERM);
+        }
+        match self.control.answer(in_data) {
+            Some(answer) => reply.ioctl(0, &answer),
+            None => reply.error(Errno::EOVERFLOW),
+        }
     }
 }
 

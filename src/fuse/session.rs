@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Adapter;
+use super::control::Control;
 use crate::fs::Fs;
 
 /// Everything written is made durable at least this often.
@@ -90,6 +91,7 @@ impl SessionOptions {
 pub struct Mounted {
     session: Session<Adapter>,
     fs: Arc<Fs>,
+    control: Arc<Control>,
     mountpoint: PathBuf,
 }
 
@@ -99,9 +101,10 @@ pub struct Mounted {
 /// Those of mount(2) or of fusermount3.
 pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &SessionOptions) -> io::Result<Mounted> {
     let mountpoint = mountpoint.canonicalize()?;
-    let adapter = Adapter::new(fs.clone());
+    let control = Arc::new(Control::new(fs.clone()));
+    let adapter = Adapter::new(fs.clone(), control.clone());
     let session = Session::new(adapter, &mountpoint, &options.to_config())?;
-    Ok(Mounted { session, fs, mountpoint })
+    Ok(Mounted { session, fs, control, mountpoint })
 }
 
 impl Mounted {
@@ -111,7 +114,7 @@ impl Mounted {
     /// # Errors
     /// If threads cannot be made, or the kernel ends the session otherwise than by unmounting.
     pub fn run(self, on_ready: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let Mounted { session, fs, mountpoint } = self;
+        let Mounted { session, fs, control, mountpoint } = self;
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let stop_signals = signals.handle();
         let on_signal = {
@@ -152,6 +155,7 @@ impl Mounted {
         })?;
 
         let outcome = serve(session);
+        control.end();
         fs.stop_background();
         stop_signals.close();
         let _ = committer.join();

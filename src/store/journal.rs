@@ -226,6 +226,19 @@ impl Journal {
         (tail.lap - 1 > tail.checkpointed).then_some(tail.lap - 1)
     }
 
+    /// Begins the next lap although the current one is not full, so that it can be checkpointed. `None`: there is nothing in it.
+    pub(super) fn turn(&self) -> Option<u64> {
+        let mut tail = self.tail.lock();
+        if tail.offset == 0 || tail.lap - 1 > tail.checkpointed {
+            return None;
+        }
+        tail.lap += 1;
+        tail.offset = 0;
+        let (lap, next) = (tail.lap, tail.next);
+        tail.firsts[(lap % 2) as usize] = next;
+        Some(lap - 1)
+    }
+
     /// Writes a record behind the others, without a flush.
     pub(super) fn append(&self, record: &Record<'_>) -> Result<Appended, AppendError> {
         let size = record.size() as u64;

@@ -357,6 +357,21 @@ impl Store {
         Ok(())
     }
 
+    /// Makes everything committed so far durable in its place: no record of it is left for recovery.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub fn checkpoint_all(&self) -> io::Result<()> {
+        if let Some(lap) = self.journal.full_lap() {
+            self.checkpoint(lap)?;
+        }
+        match self.journal.turn() {
+            Some(lap) => self.checkpoint(lap),
+            // Another one has turned it meanwhile, or there is nothing.
+            None => self.journal.full_lap().map_or(Ok(()), |lap| self.checkpoint(lap)),
+        }
+    }
+
     /// What the background does each time: settles, and checkpoints a segment that is full.
     ///
     /// # Errors

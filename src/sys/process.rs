@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
@@ -20,6 +20,23 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP)
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::IPC_LOCK);
+
+/// One ioctl(2) that writes a buffer and reads it back: the request number says that both have the buffer's size.
+///
+/// # Errors
+/// EINVAL if it says otherwise, else those of the device or filesystem.
+#[allow(unsafe_code)]
+pub fn exchange<const N: usize>(fd: impl AsFd, request: u32, buffer: &mut [u8; N]) -> io::Result<()> {
+    let (direction, size) = (request >> 30, (request >> 16 & 0x3fff) as usize);
+    if direction != 3 || size != N {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: ioctl(2) with a request encoded as `_IOWR` (asm-generic/ioctl.h) copies exactly as many bytes from and to the address as
+    // the request says, which is the size of the buffer, as was just made sure; the buffer lives and is not aliased during the call. On Linux
+    // the request number has 32 bits, whatever type libc gives it.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request as _, buffer.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
 
 /// The two sides of a fork.
 pub enum Forked {
