@@ -5,10 +5,19 @@
 //! unwraps it again. Which slots there are, who wrote them and whether the description around them is
 //! authentic is the business of [`crate::volume`].
 
+#[cfg(feature = "network")]
+#[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
+mod http;
 mod kek;
 pub mod key_file;
 pub mod passphrase;
 pub mod ring;
+#[cfg(feature = "network")]
+#[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
+mod secret_file;
+#[cfg(all(test, feature = "network"))]
+#[path = "../../tests/common/server.rs"]
+mod server;
 pub mod spec;
 
 use uuid::Uuid;
