@@ -23,18 +23,15 @@ pub enum Wrapping {
     Rewrapped(KeyId),
 }
 
-/// The place that serves: that of the active master key, or else the first whose tag verifies.
+/// The place that serves: of those whose tag verifies, the one under the newest master key.
 fn serving(places: &[Option<WrappedDek>; PLACES], file: &FileId, ring: &KeyRing) -> Result<(usize, KeyId), FileError> {
-    let active = ring.active();
-    let (mut found, mut known) = (None, false);
-    for (at, place) in places.iter().enumerate() {
-        let Some(place) = place else { continue };
-        known |= ring.has(place.key_id);
-        if ring.unwrap_dek(file, place).is_ok() && (found.is_none() || place.key_id == active) {
-            found = Some((at, place.key_id));
-        }
-    }
-    found.ok_or_else(|| match known {
+    let known = |place: &WrappedDek| ring.rank(place.key_id).is_some();
+    let served = places.iter().enumerate().filter_map(|(at, place)| {
+        let place = place.as_ref().filter(|place| ring.unwrap_dek(file, place).is_ok())?;
+        Some((ring.rank(place.key_id)?, (at, place.key_id)))
+    });
+    let newest = served.min_by_key(|(rank, _)| *rank).map(|(_, found)| found);
+    newest.ok_or_else(|| match places.iter().flatten().any(known) {
         true => Damage::Header("the wrapped DEK fails authentication").into(),
         false => FileError::NoKey,
     })

@@ -2,6 +2,7 @@
 
 mod hooked;
 mod interrupted;
+mod rewrap;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

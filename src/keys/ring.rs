@@ -137,7 +137,7 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// The ring of a volume: its volume key, its active master key, and further master keys that only unwrap.
+    /// The ring of a volume: its volume key, its active master key, and further master keys that only unwrap, newer ones first.
     pub fn new(volume: Uuid, volume_key: &Secret<32>, active: &Secret<32>, older: &[&Secret<32>]) -> Self {
         let salt = volume.as_bytes();
         let dek_wraps = std::iter::once(active)
@@ -190,9 +190,9 @@ impl KeyRing {
         before - keys.len()
     }
 
-    /// True if DEKs wrapped under this master key can be unwrapped.
-    pub fn has(&self, key_id: KeyId) -> bool {
-        self.dek_wraps.read().iter().any(|(id, _)| *id == key_id)
+    /// The place of a master key in the ring, the active one being 0 and newer ones before older ones; `None` if it is not there.
+    pub fn rank(&self, key_id: KeyId) -> Option<usize> {
+        self.dek_wraps.read().iter().position(|(id, _)| *id == key_id)
     }
 
     /// Wraps a DEK for a file under the active master key.
@@ -293,8 +293,8 @@ mod tests {
         assert_eq!(remounted.unwrap_dek(&file, &after).unwrap().expose(), dek.expose());
         assert_eq!(ring.unwrap_dek(&file, &before).unwrap().expose(), dek.expose());
 
-        assert_eq!((ring.keep_only(&[before.key_id]), ring.has(before.key_id)), (0, true));
-        assert_eq!((ring.keep_only(&[]), ring.has(before.key_id)), (1, false));
+        assert_eq!((ring.keep_only(&[before.key_id]), ring.rank(before.key_id)), (0, Some(1)));
+        assert_eq!((ring.keep_only(&[]), ring.rank(before.key_id)), (1, None));
         assert_eq!(ring.unwrap_dek(&file, &before).unwrap_err(), UnwrapError::NoSuchKey(before.key_id));
     }
 }

@@ -158,7 +158,11 @@ impl Volume {
         let volume_key = life::volume_key(active, uuid, &master)?;
 
         let mut masters = vec![(active.version, master)];
-        for key in description.keys().iter().filter(|key| key.state.unwraps() && key.version != active.version) {
+        let mut older: Vec<_> =
+            description.keys().iter().filter(|key| key.state.unwraps() && key.version != active.version).collect();
+        // Newer ones first, as a ring has them.
+        older.sort_by_key(|key| std::cmp::Reverse(key.version));
+        for key in older {
             match open_slot(uuid, key, credentials) {
                 Ok((_, master)) => masters.push((key.version, master)),
                 Err(error) => tracing::warn!(

@@ -3,6 +3,7 @@
 mod behaviour;
 mod faults;
 mod model;
+mod rewrap;
 mod tamper;
 
 use std::sync::{Arc, LazyLock};
