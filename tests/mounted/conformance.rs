@@ -22,7 +22,7 @@ fn excused(case: &str) -> Option<&'static str> {
 }
 
 /// A tool that `cargo install` put beside cargo.
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").map(PathBuf::from).and_then(|cargo| cargo.parent().map(|bin| bin.join(name)));
     let home = std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin").join(name));
     let user = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin").join(name));

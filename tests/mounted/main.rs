@@ -24,6 +24,7 @@ mod names;
 mod open;
 mod programs;
 mod readonly;
+mod rotation;
 mod special;
 mod stress;
 mod tamper;

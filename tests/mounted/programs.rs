@@ -158,7 +158,7 @@ fn postgres_programs() -> PathBuf {
 }
 
 /// Runs a script as the user `postgres` in its data directory's parent.
-fn as_postgres(dir: &Path, script: &str) -> String {
+pub(crate) fn as_postgres(dir: &Path, script: &str) -> String {
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", postgres_programs().display());
     let mut command = Command::new("/usr/sbin/runuser");
     command.args(["-u", "postgres", "--", "bash", "-euo", "pipefail", "-c", script]);
