@@ -5,6 +5,8 @@
 //! unwraps it again. Which slots there are, who wrote them and whether the description around them is
 //! authentic is the business of [`crate::volume`].
 
+#[cfg(test)]
+pub(crate) mod contract;
 #[cfg(feature = "network")]
 #[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
 mod http;
@@ -244,78 +246,26 @@ pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
 
 #[cfg(test)]
 mod tests {
+    use super::contract::Contract;
     use super::*;
     use crate::crypto::kdf::ArgonCost;
     use crate::crypto::secret::Passphrase;
-
-    fn context() -> SlotContext {
-        SlotContext { volume: Uuid::from_bytes([7; 16]), key_version: 1, slot: 2 }
-    }
 
     #[test]
     fn the_context_has_one_encoding() {
         let mut expected = b"\x12\0\0\0envelopefs/slot/v1\x10\0\0\0".to_vec();
         expected.extend_from_slice(&[7; 16]);
         expected.extend_from_slice(b"\x04\0\0\0\x01\0\0\0\x04\0\0\0\x02\0\0\0");
-        assert_eq!(context().encode(), expected);
-    }
-
-    /// The contract of every provider. `same` has the same credential as `ours`, `other` another of the same kind.
-    fn contract(ours: &dyn KeyProvider, same: &dyn KeyProvider, other: &dyn KeyProvider) {
-        let master = Secret::random();
-        let slot = ours.wrap(&master, &context()).unwrap();
-        assert_ne!(slot, ours.wrap(&master, &context()).unwrap(), "wrapping is not deterministic");
-        assert_eq!(same.unwrap(&slot, &context()).unwrap().unwrap().expose(), master.expose());
-        assert!(other.unwrap(&slot, &context()).is_none());
-        ours.check().unwrap();
-
-        // Bound to its place.
-        let places = [
-            SlotContext { volume: Uuid::from_bytes([8; 16]), ..context() },
-            SlotContext { key_version: 2, ..context() },
-            SlotContext { slot: 1, ..context() },
-        ];
-        for place in places {
-            assert!(matches!(same.unwrap(&slot, &place), Some(Err(ProviderError::Unauthentic(_)))));
-        }
-        // Each bit of the wrapped key, and each length.
-        for at in 0..slot.wrapped.len() {
-            let mut changed = slot.clone();
-            changed.wrapped[at] ^= 1;
-            assert!(matches!(same.unwrap(&changed, &context()), Some(Err(ProviderError::Unauthentic(_)))));
-        }
-        for len in [0, 1, slot.wrapped.len() - 1] {
-            let mut cut = slot.clone();
-            cut.wrapped.truncate(len);
-            assert!(matches!(same.unwrap(&cut, &context()), Some(Err(_))));
-        }
-        // Each parameter changed or gone, and one too many.
-        for (name, value) in &slot.parameters {
-            let mut changed = slot.clone();
-            let damaged = match value {
-                toml::Value::Integer(n) => toml::Value::Integer(n + 1),
-                toml::Value::String(text) if text.starts_with('A') => toml::Value::String(text.replacen('A', "B", 1)),
-                toml::Value::String(text) => toml::Value::String(format!("A{}", &text[1..])),
-                other => other.clone(),
-            };
-            changed.parameters.insert(name.clone(), damaged);
-            assert!(!matches!(same.unwrap(&changed, &context()), Some(Ok(_))), "{name} changed");
-            changed.parameters.remove(name);
-            assert!(matches!(same.unwrap(&changed, &context()), Some(Err(ProviderError::Malformed(_)))), "{name} gone");
-        }
-        let mut more = slot.clone();
-        more.parameters.insert("more".into(), 1.into());
-        assert!(matches!(same.unwrap(&more, &context()), Some(Err(ProviderError::Malformed(_)))));
-        // Never a key of zeros.
-        let zero = Secret::fill_with(|_| ());
-        assert!(matches!(ours.wrap(&zero, &context()), Err(ProviderError::ZeroKey)));
+        assert_eq!(contract::PLACE.encode(), expected);
     }
 
     #[test]
     fn the_passphrase_provider_keeps_the_contract() {
         let cost = ArgonCost::new(64, 1, 2).unwrap();
         let provider = |text: &[u8]| PassphraseProvider::with_cost(Passphrase::new(text).unwrap(), cost);
-        contract(&provider(b"open sesame"), &provider(b"open sesame"), &provider(b"open sesamE"));
+        let ours = provider(b"open sesame");
+        let contract = Contract { secrets: &[b"open sesame"], ..Contract::LOCAL };
+        contract::keep(&ours, &provider(b"open sesame"), &provider(b"open sesamE"), &contract);
     }
 
     #[test]
@@ -323,6 +273,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (ours, other) = (dir.path().join("ours"), dir.path().join("other"));
         let created = KeyFile::create(&ours).unwrap();
-        contract(&created, &KeyFile::read(&ours).unwrap(), &KeyFile::create(&other).unwrap());
+        let key = std::fs::read(&ours).unwrap();
+        let contract = Contract { secrets: &[&key], ..Contract::LOCAL };
+        contract::keep(&created, &KeyFile::read(&ours).unwrap(), &KeyFile::create(&other).unwrap(), &contract);
     }
 }
