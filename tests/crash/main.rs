@@ -86,6 +86,7 @@ survive! {
     closed_without_fsync
     unlink_and_reuse
     many_files
+    rotation
 }
 
 /// Judges the crash that `ENVELOPEFS_CRASH` names.

@@ -37,6 +37,7 @@ pub const ALL: &[Workload] = &[
     Workload { name: "closed_without_fsync", steps: closed_without_fsync },
     Workload { name: "unlink_and_reuse", steps: unlink_and_reuse },
     Workload { name: "many_files", steps: many_files },
+    Workload { name: "rotation", steps: rotation },
 ];
 
 /// Bytes that tell where they belong: seed and place.
@@ -63,6 +64,44 @@ fn atomic_replace(world: &mut World) {
         world.close(file);
         world.rename("config.new", "config");
     }
+}
+
+/// Headers rewrapped while files are written: open ones, closed ones, and ones with images in the journal.
+fn rotation(world: &mut World) {
+    world.mkdir("settled");
+    for n in 0..4u64 {
+        let file = world.create(&format!("settled/{n}"));
+        world.write(file, 0, &pattern(n, 300 + 4000 * n as usize));
+        world.fsync(file);
+        world.close(file);
+    }
+    world.commit_all();
+    let log = world.create("log");
+    let table = world.create("table");
+    world.write(table, 0, &pattern(20, 30_000));
+    world.fsync(table);
+    for round in 0..6u64 {
+        world.write(log, round * 600, &pattern(100 + round, 600));
+        world.write(table, 4096 * round, &pattern(200 + round, 5000));
+        match round % 3 {
+            0 => world.fsync(table),
+            1 => world.flush(table),
+            _ => world.fdatasync(log),
+        }
+        if round % 2 == 1 {
+            world.rotate(round as u8 + 1);
+        }
+        let file = world.open(&format!("settled/{}", round % 4));
+        world.write(file, 100, &pattern(300 + round, 200));
+        if round % 2 == 0 {
+            world.fsync(file);
+        }
+        world.close(file);
+        world.rename(&format!("settled/{}", round % 4), "moved");
+        world.rename("moved", &format!("settled/{}", round % 4));
+    }
+    world.close(log);
+    world.close(table);
 }
 
 /// Appends of 512 bytes, each durable before the next.

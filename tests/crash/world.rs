@@ -9,10 +9,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use envelopefs::crypto::secret::Secret;
+use envelopefs::fs::rewrap::{HeaderWalk, Task};
 use envelopefs::fs::{
     Caller, Fallocate, Fs, FsError, FsOptions, HandleId, Ino, OpenHow, RenameHow, SetAttr, SetTime, WriteHow,
 };
-use envelopefs::keys::KeyRing;
+use envelopefs::keys::{Handover, KeyRing};
 use envelopefs::store::{BackingDir, CONTROL_DIR, JOURNAL_MIN, Rule, StoreOptions};
 use uuid::Uuid;
 
@@ -128,7 +130,15 @@ pub struct World {
 pub fn new_volume() -> (Arc<Volume>, Arc<KeyRing>) {
     let volume = Volume::new(Image::new());
     volume.root().make_dir(OsStr::new(CONTROL_DIR), 0o700).expect("the control directory");
-    (volume, Arc::new(KeyRing::generate(Uuid::from_u128(7))))
+    let (volume_key, master) = (secret(VOLUME_KEY), secret(0));
+    (volume, Arc::new(KeyRing::new(Uuid::from_u128(7), &volume_key, &master, &[])))
+}
+
+/// The volume key's letter; master keys are numbered from 0.
+const VOLUME_KEY: u8 = b'v';
+
+fn secret(letter: u8) -> Secret<32> {
+    Secret::fill_with(|bytes| bytes.fill(letter.wrapping_add(1)))
 }
 
 fn split(path: &str) -> (&str, &OsStr) {
@@ -336,6 +346,16 @@ impl World {
         let (then, now) = (names(&self.snapshots[snapshot].dirs), names(self.listings()));
         let dirs = then.into_iter().filter(|dir| now.contains(dir)).collect();
         self.name_marks.push(NameMark { at: mark.at, snapshot, dirs });
+    }
+
+    /// A new master key, and every header rewrapped under it. What was wrapped under the old one is read with it all the same, as a
+    /// volume's description keeps both.
+    pub fn rotate(&mut self, number: u8) {
+        let handover = Handover::new(self.ring.volume(), &secret(VOLUME_KEY), &secret(number));
+        self.ring.adopt(&handover).expect("adopt");
+        let walk = HeaderWalk::new(Task::Rewrap, 0);
+        self.fs.walk_headers(&walk, 1).expect("walk");
+        assert_eq!(walk.counts().failed, 0);
     }
 
     /// The background commit.
