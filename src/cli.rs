@@ -126,7 +126,7 @@ pub struct Mount {
     #[command(flatten)]
     pub credentials: Credentials,
     /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev,
-    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, provider=SPEC, volume_id=UUID, threads=N, log_file=PATH,
+    /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, provider=SPEC, volume_id=UUID, threads=N, lease=SECONDS, log_file=PATH,
     /// journal_size=MiB.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
     pub options: Vec<OsString>,
@@ -139,6 +139,9 @@ pub struct Mount {
     /// Append messages to this file instead of sending them to the system log.
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
+    /// Open the key slot again every so many seconds; once it is refused, drop the keys: every access then fails with ENOKEY.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub lease: Option<u32>,
     /// As mount(8) passes it; of no effect.
     #[arg(short = 'n', hide = true)]
     pub no_mtab: bool,

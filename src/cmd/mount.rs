@@ -5,15 +5,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use uuid::Uuid;
 
 use super::options::MountOptions;
 use super::{Code, Failure, Result, credentials, harden, log, options, umount};
 use crate::cli::{Credentials, Mount};
 use crate::fs::{Fs, FsOptions};
-use crate::fuse::session::{self, SessionOptions};
+use crate::fuse::session::{self, Lease, SessionOptions};
+use crate::keys::{KeyProvider, ProviderError};
 use crate::store::{StoreOptions, open_root};
 use crate::sys::process::{self, Forked, Ready};
-use crate::volume::Volume;
+use crate::volume::{Volume, VolumeError};
 
 pub(super) fn run(args: Mount) -> Result<ExitCode> {
     let options = options::parse(&args)?;
@@ -64,12 +68,15 @@ fn serve(
         provider: options.provider,
         passphrase_fd: args.credentials.passphrase_fd,
     };
-    let unlocked = volume.unlock(&credentials::existing(&given)?, options.volume_id)?;
+    let credentials = credentials::existing(&given)?;
+    let unlocked = volume.unlock(&credentials, options.volume_id)?;
     let uuid = volume.description().uuid();
 
     let session = SessionOptions { source: backing.to_string_lossy().into_owned(), ..options.session };
     let fs = open_fs(backing, unlocked.ring(), &session, options.journal_len)?;
     drop(unlocked);
+    // Without a lease, the credentials have done their part.
+    let lease = options.lease.map(|every| lease(every, backing.to_owned(), uuid, credentials));
     let mounted = session::mount(fs, mountpoint, &session).map_err(|error| cannot_mount(mountpoint, &error))?;
     process::drop_privileges()
         .map_err(|error| Failure::new(Code::Failure, "cannot give up privileges").because(&error))?;
@@ -83,7 +90,7 @@ fn serve(
             tracing::error!(%error, "cannot leave the terminal");
         }
     };
-    let outcome = mounted.run(announce);
+    let outcome = mounted.run(announce, lease);
     tracing::info!(volume = %uuid, "ended");
     drop(lock);
     match outcome {
@@ -92,6 +99,31 @@ fn serve(
             tracing::error!(%error, "the session did not end well");
             Err(Failure::new(Code::Mount, "the session did not end well").because(&error))
         }
+    }
+}
+
+/// The slot must go on opening: neither removed from the volume, nor refused by its provider. A provider that cannot be reached refuses nothing,
+/// so that its failure is not everybody's.
+fn lease(every: Duration, backing: PathBuf, uuid: Uuid, credentials: Vec<Box<dyn KeyProvider>>) -> Lease {
+    let renew = move || match Volume::open(&backing).and_then(|volume| volume.unlock(&credentials, Some(uuid))) {
+        Ok(_) => Ok(()),
+        Err(error) if is_refusal(&error) => Err(Failure::from(error).to_string()),
+        Err(error) => {
+            tracing::warn!("the lease could not be renewed, and goes on: {}", Failure::from(error));
+            Ok(())
+        }
+    };
+    Lease { every, renew: Box::new(renew) }
+}
+
+/// True for what says that the slot shall not open any more, false for what says that nobody knows.
+fn is_refusal(error: &VolumeError) -> bool {
+    match error {
+        VolumeError::Provider { source, .. } => {
+            matches!(source, ProviderError::Refused { .. } | ProviderError::Bound { .. })
+        }
+        VolumeError::Io { .. } | VolumeError::Raced | VolumeError::InUse { .. } => false,
+        _ => true,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ pub(super) struct MountOptions {
     pub(super) log_file: Option<PathBuf>,
     /// Bytes of the journal.
     pub(super) journal_len: Option<u64>,
+    /// How often the key slot must open again.
+    pub(super) lease: Option<Duration>,
 }
 
 /// Options of mount(8) and systemd that mean nothing to a mounted filesystem, or what is done anyway.
@@ -64,6 +67,7 @@ pub(super) fn parse(args: &Mount) -> Result<MountOptions> {
         volume_id: args.volume_id,
         log_file: args.log_file.clone(),
         journal_len: None,
+        lease: args.lease.map(|seconds| Duration::from_secs(seconds.into())),
     };
     for option in args.options.iter().filter(|option| !option.is_empty()) {
         parsed.take(option)?;
@@ -120,6 +124,10 @@ impl MountOptions {
                 let mib = text.parse().ok().filter(|mib| possible.contains(mib));
                 let expected = format!("a number of MiB from {} to {}", possible.start(), possible.end());
                 self.journal_len = Some(mib.ok_or_else(|| bad(&expected))? << 20);
+            }
+            b"lease" => {
+                let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+                self.lease = Some(Duration::from_secs(seconds.ok_or_else(|| bad("a number of seconds up to 86400"))?));
             }
             b"threads" => {
                 let threads = text.parse().ok().filter(|n| (1..=64).contains(n));
@@ -179,6 +187,7 @@ mod tests {
             "threads=0",
             "threads=x",
             "volume_id=1",
+            "lease=0",
             "journal_size=3",
             "journal_size=9999999",
         ] {

@@ -211,6 +211,11 @@ impl InodeTable {
         table
     }
 
+    /// The numbers of all inodes known.
+    pub(super) fn numbers(&self) -> Vec<Ino> {
+        self.shards.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
     /// Inodes known.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

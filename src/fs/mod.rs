@@ -307,6 +307,11 @@ impl Fs {
         Ok(store.end()?)
     }
 
+    /// Every inode that the kernel or a handle may refer to.
+    pub fn known_inodes(&self) -> Vec<Ino> {
+        self.inodes.numbers()
+    }
+
     /// The keys in use.
     pub fn ring(&self) -> &KeyRing {
         &self.ring

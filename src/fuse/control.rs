@@ -14,6 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::served::Served;
 use crate::crypto::aead::WrappedSecret;
 use crate::fs::Fs;
 use crate::fs::rewrap::{Counts, HeaderWalk, Task};
@@ -125,7 +126,7 @@ pub fn decode<'a, T: Deserialize<'a>>(buffer: &'a [u8]) -> Option<T> {
 
 /// The daemon's end.
 pub(crate) struct Control {
-    fs: Arc<Fs>,
+    served: Arc<Served>,
     last: Mutex<Option<Running>>,
 }
 
@@ -137,8 +138,12 @@ struct Running {
 }
 
 impl Control {
-    pub(crate) fn new(fs: Arc<Fs>) -> Self {
-        Control { fs, last: Mutex::default() }
+    pub(crate) fn new(served: Arc<Served>) -> Self {
+        Control { served, last: Mutex::default() }
+    }
+
+    fn fs(&self) -> Result<Arc<Fs>, String> {
+        self.served.get().ok_or_else(|| "the volume's keys were taken away: mount it again".into())
     }
 
     /// Answers a request from a user who may make it.
@@ -158,14 +163,14 @@ impl Control {
                 let wrapped = BASE64_STANDARD.decode(wrapped).ok().and_then(|bytes| WrappedSecret::from_bytes(&bytes));
                 let wrapped = wrapped.ok_or("the key is not one")?;
                 let key_id: KeyId = key_id.parse().map_err(|_| "the key's id is not one")?;
-                let adopted = self.fs.ring().adopt(&Handover { key_id, wrapped });
+                let adopted = self.fs()?.ring().adopt(&Handover { key_id, wrapped });
                 adopted.map_err(|_| "the key is not this volume's")?;
                 tracing::info!(key = %key_id, "a new master key is in force");
                 Ok(Answer::Done)
             }
             Request::KeepOnly { keys } => {
                 let keys: Result<Vec<KeyId>, _> = keys.iter().map(|key| key.parse()).collect();
-                let gone = self.fs.ring().keep_only(&keys.map_err(|_| "a key's id is not one")?);
+                let gone = self.fs()?.ring().keep_only(&keys.map_err(|_| "a key's id is not one")?);
                 tracing::info!(gone, "master keys were let go of");
                 Ok(Answer::Done)
             }
@@ -195,7 +200,7 @@ impl Control {
         let walk = Arc::new(HeaderWalk::new(if rewrap { Task::Rewrap } else { Task::Count }, rate));
         let error = Arc::new(Mutex::new(None));
         let thread = {
-            let (fs, walk, error) = (self.fs.clone(), walk.clone(), error.clone());
+            let (fs, walk, error) = (self.fs()?, walk.clone(), error.clone());
             std::thread::Builder::new().name("headers".into()).spawn(move || {
                 if let Err(failed) = fs.walk_headers(&walk, threads.clamp(1, 64)) {
                     tracing::error!("the walk over the headers ended early: {failed}");

@@ -4,6 +4,7 @@
 //! An error is logged once, here, with operation, inode and request id. Names are never logged.
 
 pub mod control;
+mod served;
 pub mod session;
 
 use std::cell::RefCell;
@@ -20,6 +21,8 @@ use fuser::{
 };
 
 use control::Control;
+use served::Served;
+use zeroize::Zeroize;
 
 use crate::fs::{
     Attr, Caller, Entry, Fallocate, Fs, FsError, HandleId, Ino, Kind, OpenHow, RenameHow, Seek, SetAttr, SetTime,
@@ -43,14 +46,24 @@ thread_local! {
 
 /// Serves one mounted [`Fs`] to the kernel.
 pub(crate) struct Adapter {
-    fs: Arc<Fs>,
+    served: Arc<Served>,
     control: Arc<Control>,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>, control: Arc<Control>) -> Self {
-        Adapter { fs, control }
+    pub(crate) fn new(served: Arc<Served>, control: Arc<Control>) -> Self {
+        Adapter { served, control }
     }
+
+    fn fs(&self) -> Option<Arc<Fs>> {
+        self.served.get()
+    }
+}
+
+/// The errno once the keys were taken away, and the end of what this thread read with them.
+fn revoked() -> Errno {
+    READ_BUFFER.with_borrow_mut(|buffer| std::mem::take(buffer).zeroize());
+    Errno::from_i32(libc::ENOKEY)
 }
 
 /// Logs a failure and gives the errno to reply with. What POSIX names is an answer, not a fault.
@@ -243,13 +256,16 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        if let Err(error) = self.fs.shut_down() {
+        if let Some(fs) = self.fs()
+            && let Err(error) = fs.shut_down()
+        {
             tracing::error!("at the end of the session, pending changes could not be written: {error}");
         }
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(ino(parent), name) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.lookup(ino(parent), name) {
             Ok(entry) => reply_entry(reply, &entry),
             // A negative entry, which the kernel keeps: inode 0 (fuse_lowlevel.h, fuse_entry_param).
             Err(error) if error.errno() == libc::ENOENT => {
@@ -260,11 +276,14 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
-        self.fs.forget(ino(number), nlookup);
+        if let Some(fs) = self.fs() {
+            fs.forget(ino(number), nlookup);
+        }
     }
 
     fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs.getattr(ino(number)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.getattr(ino(number)) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
             Err(error) => reply.error(failed("getattr", req, number, &error)),
         }
@@ -288,50 +307,57 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        match self.fs.setattr(&caller(req), ino(number), &set) {
+        match fs.setattr(&caller(req), ino(number), &set) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
             Err(error) => reply.error(failed("setattr", req, number, &error)),
         }
     }
 
     fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(ino(number)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.readlink(ino(number)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(failed("readlink", req, number, &error)),
         }
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        match self.fs.mknod(&caller(req), ino(parent), name, mode, umask, decode_dev(rdev)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.mknod(&caller(req), ino(parent), name, mode, umask, decode_dev(rdev)) {
             Ok(entry) => reply_entry(reply, &entry),
             Err(error) => reply.error(failed("mknod", req, parent, &error)),
         }
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        match self.fs.mkdir(&caller(req), ino(parent), name, mode, umask) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.mkdir(&caller(req), ino(parent), name, mode, umask) {
             Ok(entry) => reply_entry(reply, &entry),
             Err(error) => reply.error(failed("mkdir", req, parent, &error)),
         }
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.fs.unlink(ino(parent), name) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.unlink(ino(parent), name) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("unlink", req, parent, &error)),
         }
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.fs.rmdir(ino(parent), name) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.rmdir(ino(parent), name) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("rmdir", req, parent, &error)),
         }
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        match self.fs.symlink(&caller(req), ino(parent), link_name, target.as_os_str()) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.symlink(&caller(req), ino(parent), link_name, target.as_os_str()) {
             Ok(entry) => reply_entry(reply, &entry),
             Err(error) => reply.error(failed("symlink", req, parent, &error)),
         }
@@ -347,28 +373,31 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let how = match flags.bits() {
             0 => RenameHow::Replace,
             libc::RENAME_NOREPLACE => RenameHow::NoReplace,
             libc::RENAME_EXCHANGE => RenameHow::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        match self.fs.rename(ino(parent), name, ino(newparent), newname, how) {
+        match fs.rename(ino(parent), name, ino(newparent), newname, how) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("rename", req, parent, &error)),
         }
     }
 
     fn link(&self, req: &Request, number: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        match self.fs.link(ino(number), ino(newparent), newname) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.link(ino(number), ino(newparent), newname) {
             Ok(entry) => reply_entry(reply, &entry),
             Err(error) => reply.error(failed("link", req, number, &error)),
         }
     }
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let how = open_how(flags);
-        match self.fs.open(&caller(req), ino(number), how) {
+        match fs.open(&caller(req), ino(number), how) {
             Ok(handle) => reply.opened(FileHandle(handle.0), fopen_flags(how)),
             Err(error) => reply.error(failed("open", req, number, &error)),
         }
@@ -384,8 +413,9 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let how = open_how(OpenFlags(flags));
-        match self.fs.create(&caller(req), ino(parent), name, mode & 0o7777, umask, how) {
+        match fs.create(&caller(req), ino(parent), name, mode & 0o7777, umask, how) {
             Ok((entry, handle)) => reply.created(
                 &TTL,
                 &file_attr(&entry.attr),
@@ -408,8 +438,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         READ_BUFFER.with_borrow_mut(|buf| {
-            let outcome = self.fs.read(handle(fh), offset, size as usize, buf);
+            let outcome = fs.read(handle(fh), offset, size as usize, buf);
             match outcome.as_ref().map(|range| buf.get(range.clone()).unwrap_or_default()) {
                 Ok(data) => reply.data(data),
                 Err(error) => reply.error(failed("read", req, number, error)),
@@ -429,18 +460,20 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let how = WriteHow {
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             kill_suid_sgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        match self.fs.write(handle(fh), offset, data, how) {
+        match fs.write(handle(fh), offset, data, how) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(failed("write", req, number, &error)),
         }
     }
 
     fn flush(&self, req: &Request, number: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        match self.fs.flush(handle(fh)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.flush(handle(fh)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("flush", req, number, &error)),
         }
@@ -456,21 +489,24 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        match self.fs.release(handle(fh)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.release(handle(fh)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("release", req, number, &error)),
         }
     }
 
     fn fsync(&self, req: &Request, number: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        match self.fs.fsync(handle(fh), datasync) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.fsync(handle(fh), datasync) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fsync", req, number, &error)),
         }
     }
 
     fn opendir(&self, req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(ino(number)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.opendir(ino(number)) {
             Ok(handle) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
                 reply.opened(FileHandle(handle.0), flags);
@@ -480,7 +516,8 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, req: &Request, number: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let outcome = self.fs.readdir(handle(fh), offset.cast_signed(), &mut |item| {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let outcome = fs.readdir(handle(fh), offset.cast_signed(), &mut |item| {
             !reply.add(INodeNo(item.ino.0), item.offset.cast_unsigned(), file_type(item.kind), &item.name)
         });
         match outcome {
@@ -490,7 +527,8 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, req: &Request, number: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let outcome = self.fs.readdirplus(handle(fh), offset.cast_signed(), &mut |item, entry| {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let outcome = fs.readdirplus(handle(fh), offset.cast_signed(), &mut |item, entry| {
             let (attr, generation) = match entry {
                 Some(entry) => (file_attr(&entry.attr), entry.generation),
                 // The kernel takes no inode from these two, only their numbers.
@@ -507,20 +545,23 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.fs.releasedir(handle(fh));
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        fs.releasedir(handle(fh));
         reply.ok();
     }
 
     fn fsyncdir(&self, req: &Request, number: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        match self.fs.fsyncdir(handle(fh)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.fsyncdir(handle(fh)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fsyncdir", req, number, &error)),
         }
     }
 
     fn statfs(&self, req: &Request, number: INodeNo, reply: ReplyStatfs) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
-        match self.fs.statfs() {
+        match fs.statfs() {
             Ok(stat) => reply.statfs(
                 stat.blocks,
                 stat.blocks_free,
@@ -545,27 +586,30 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let how = match flags {
             0 => XattrHow::Set,
             libc::XATTR_CREATE => XattrHow::Create,
             libc::XATTR_REPLACE => XattrHow::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        match self.fs.setxattr(&caller(req), ino(number), name, value, how) {
+        match fs.setxattr(&caller(req), ino(number), name, value, how) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("setxattr", req, number, &error)),
         }
     }
 
     fn getxattr(&self, req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        match self.fs.getxattr(ino(number), name) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.getxattr(ino(number), name) {
             Ok(value) => reply_xattr(reply, size, &value),
             Err(error) => reply.error(failed("getxattr", req, number, &error)),
         }
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs.listxattr(ino(number)) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.listxattr(ino(number)) {
             Ok(names) => {
                 let list: Vec<u8> = names.iter().flat_map(|name| [name.as_encoded_bytes(), &[0]].concat()).collect();
                 reply_xattr(reply, size, &list);
@@ -575,7 +619,8 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.fs.removexattr(ino(number), name) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        match fs.removexattr(ino(number), name) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("removexattr", req, number, &error)),
         }
@@ -591,21 +636,23 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let Some(how) = fallocate_how(mode) else { return reply.error(Errno::EOPNOTSUPP) };
-        match self.fs.fallocate(&caller(req), handle(fh), offset, length, how) {
+        match fs.fallocate(&caller(req), handle(fh), offset, length, how) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fallocate", req, number, &error)),
         }
     }
 
     fn lseek(&self, req: &Request, number: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         let whence = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match self.fs.lseek(handle(fh), offset, whence) {
+        match fs.lseek(handle(fh), offset, whence) {
             Ok(found) => reply.offset(found.cast_signed()),
             Err(error) => reply.error(failed("lseek", req, number, &error)),
         }
@@ -624,9 +671,10 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let Some(fs) = self.fs() else { return reply.error(revoked()) };
         // The reply has 32 bits: the kernel asks again for the rest.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
-        match self.fs.copy_file_range(&caller(req), handle(fh_in), offset_in, handle(fh_out), offset_out, len) {
+        match fs.copy_file_range(&caller(req), handle(fh_in), offset_in, handle(fh_out), offset_out, len) {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(failed("copy_file_range", req, ino_in, &error)),
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -13,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::Adapter;
 use super::control::Control;
+use super::served::Served;
 use crate::fs::Fs;
 
 /// Everything written is made durable at least this often.
@@ -87,10 +89,30 @@ impl SessionOptions {
     }
 }
 
+/// Leave to go on using the keys, which has to be asked for again and again.
+pub struct Lease {
+    /// How often.
+    pub every: Duration,
+    /// Asks. An error says why it was refused for good; not being able to ask is no refusal.
+    pub renew: Box<dyn FnMut() -> Result<(), String> + Send>,
+}
+
+impl Lease {
+    /// Until it is refused, or the session ends.
+    fn watch(mut self, served: &Served, ended: &Receiver<()>) {
+        while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(self.every) {
+            if let Err(reason) = (self.renew)() {
+                tracing::error!("the lease was refused, the keys are dropped: {reason}");
+                return served.revoke();
+            }
+        }
+    }
+}
+
 /// A volume that is mounted and answers once [`run`](Self::run) is called.
 pub struct Mounted {
     session: Session<Adapter>,
-    fs: Arc<Fs>,
+    served: Arc<Served>,
     control: Arc<Control>,
     mountpoint: PathBuf,
 }
@@ -101,44 +123,53 @@ pub struct Mounted {
 /// Those of mount(2) or of fusermount3.
 pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &SessionOptions) -> io::Result<Mounted> {
     let mountpoint = mountpoint.canonicalize()?;
-    let control = Arc::new(Control::new(fs.clone()));
-    let adapter = Adapter::new(fs.clone(), control.clone());
+    let served = Arc::new(Served::new(fs));
+    let control = Arc::new(Control::new(served.clone()));
+    let adapter = Adapter::new(served.clone(), control.clone());
     let session = Session::new(adapter, &mountpoint, &options.to_config())?;
-    Ok(Mounted { session, fs, control, mountpoint })
+    served.set_notifier(session.notifier());
+    Ok(Mounted { session, served, control, mountpoint })
 }
 
 impl Mounted {
     /// Serves requests until the volume is unmounted, from outside or by SIGTERM, SIGINT or SIGHUP, and commits everything.
-    /// `on_ready` is called, on a thread of its own, when the mount answers.
+    /// `on_ready` is called, on a thread of its own, when the mount answers. A lease is asked for every so often; the first time it is
+    /// refused, the keys are dropped and everything ends in ENOKEY until the volume is unmounted.
     ///
     /// # Errors
     /// If threads cannot be made, or the kernel ends the session otherwise than by unmounting.
-    pub fn run(self, on_ready: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let Mounted { session, fs, control, mountpoint } = self;
+    pub fn run(self, on_ready: impl FnOnce() + Send + 'static, lease: Option<Lease>) -> io::Result<()> {
+        let Mounted { session, served, control, mountpoint } = self;
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let stop_signals = signals.handle();
         let on_signal = {
-            let (mountpoint, fs) = (mountpoint.clone(), fs.clone());
+            let (mountpoint, served) = (mountpoint.clone(), served.clone());
             std::thread::Builder::new().name("signals".into()).spawn(move || {
                 for (before, signal) in signals.forever().enumerate() {
                     tracing::info!(signal, "asked to end");
                     match before {
                         0 => unmount_for_signal(&mountpoint),
-                        _ => end_at_once(&fs),
+                        _ => end_at_once(&served),
                     }
                 }
             })?
         };
         let committer = {
-            let fs = fs.clone();
+            let served = served.clone();
             std::thread::Builder::new().name("commit".into()).spawn(move || {
-                while fs.wait_for_background(COMMIT_INTERVAL) {
+                while let Some(fs) = served.get().filter(|fs| fs.wait_for_background(COMMIT_INTERVAL)) {
                     if let Err(error) = fs.commit_all() {
                         tracing::error!("the background commit failed: {error}");
                     }
                 }
             })?
         };
+        let (end_lease, ended) = channel();
+        let lessee = lease.map(|lease| {
+            let served = served.clone();
+            std::thread::Builder::new().name("lease".into()).spawn(move || lease.watch(&served, &ended))
+        });
+        let lessee = lessee.transpose()?;
         // The first answer needs the event threads, which `run` starts: ask from beside it.
         std::thread::Builder::new().name("ready".into()).spawn(move || {
             match rustix::fs::statvfs(&mountpoint) {
@@ -156,11 +187,18 @@ impl Mounted {
 
         let outcome = serve(session);
         control.end();
-        fs.stop_background();
+        let fs = served.get();
+        if let Some(fs) = &fs {
+            fs.stop_background();
+        }
         stop_signals.close();
+        drop(end_lease);
         let _ = committer.join();
         let _ = on_signal.join();
-        let committed = fs.shut_down().map_err(|error| io::Error::other(error.to_string()));
+        if let Some(lessee) = lessee {
+            let _ = lessee.join();
+        }
+        let committed = fs.map_or(Ok(()), |fs| fs.shut_down()).map_err(|error| io::Error::other(error.to_string()));
         outcome.and(committed)
     }
 }
@@ -189,8 +227,10 @@ fn unmount_for_signal(mountpoint: &Path) {
 
 /// Ends the process, and with it the session under whoever uses it, once all they wrote is handed over. Nothing that works by the
 /// mountpoint's path would do: the path may be another session's by now.
-fn end_at_once(fs: &Fs) -> ! {
-    if let Err(error) = fs.shut_down() {
+fn end_at_once(served: &Served) -> ! {
+    if let Some(fs) = served.get()
+        && let Err(error) = fs.shut_down()
+    {
         tracing::error!("pending changes could not be written: {error}");
     }
     std::process::exit(1)

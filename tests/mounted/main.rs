@@ -18,6 +18,7 @@ mod directories;
 mod faults;
 mod journal;
 mod kill;
+mod lease;
 mod locks;
 mod manifest;
 mod names;
