@@ -102,13 +102,17 @@ impl HttpOptions {
             (None, Some(_)) => return Err(unpaired.0),
             (Some(_), None) => return Err(unpaired.1),
         };
+        let plain = spec.take_switch("insecure-plain-http")?;
+        if plain {
+            tracing::warn!(provider = spec.kind, "plain HTTP is allowed: whoever is on the path can read the keys");
+        }
         Ok(HttpOptions {
             timeout: spec.take_seconds("timeout")?.unwrap_or(TIMEOUT),
             connect_timeout: spec.take_seconds("connect-timeout")?.unwrap_or(CONNECT_TIMEOUT),
             ca_file: spec.take_path("ca-file"),
             identity,
             proxy: spec.take("proxy"),
-            plain: spec.take_switch("insecure-plain-http")?,
+            plain,
         })
     }
 }
@@ -123,6 +127,13 @@ pub(crate) struct Deadline {
 impl Deadline {
     fn remaining(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// An earlier deadline, for a part that must not use up the time of the rest.
+    #[must_use]
+    pub(crate) fn within(self, time: Duration) -> Deadline {
+        let total = self.remaining().min(time);
+        Deadline { end: Instant::now() + total, total }
     }
 }
 
@@ -320,9 +331,6 @@ impl Http {
         };
         http.proxy = http.options.proxy.as_deref().map(|proxy| address("proxy", proxy, true)).transpose()?;
         http.client(CONNECT_TIMEOUT, None, http.options.plain)?;
-        if http.options.plain {
-            tracing::warn!(provider = http.provider, "plain HTTP is allowed: whoever is on the path can read the keys");
-        }
         Ok(http)
     }
 

@@ -5,8 +5,15 @@
 //! unwraps it again. Which slots there are, who wrote them and whether the description around them is
 //! authentic is the business of [`crate::volume`].
 
+#[cfg(feature = "aws-kms")]
+mod aws_credentials;
+#[cfg(feature = "aws-kms")]
+pub mod aws_kms;
 #[cfg(test)]
 pub(crate) mod contract;
+#[cfg(all(test, feature = "aws-kms"))]
+#[path = "../../tests/common/fake_kms.rs"]
+mod fake_kms;
 #[cfg(feature = "network")]
 #[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
 mod http;
@@ -236,6 +243,8 @@ impl ProviderError {
 pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
     match spec.kind.as_str() {
         key_file::KIND => Ok(Box::new(KeyFile::open(spec)?)),
+        #[cfg(feature = "aws-kms")]
+        aws_kms::KIND => Ok(Box::new(aws_kms::AwsKms::open(spec)?)),
         _ => Err(ProviderError::Setup {
             fact: format!("this envelopefs has no key provider {:?}", spec.kind),
             remedy: "check the word before the colon, or build with the provider's feature",
