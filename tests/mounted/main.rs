@@ -26,6 +26,7 @@ mod open;
 mod programs;
 mod readonly;
 mod rotation;
+mod secrets;
 mod special;
 mod stress;
 mod tamper;
