@@ -9,7 +9,8 @@
 //! ```
 //!
 //! - [`cli`] is the grammar of the command; [`cmd`] holds its verbs and composes the rooms.
-//! - [`fuse`] unpacks a kernel request, makes one call to [`fs`] and replies. It alone names the FUSE library.
+//! - [`fuse`] unpacks a kernel request, makes one call to [`fs`] and replies. It alone names the FUSE library. Orders from the command
+//!   to a mounted volume's daemon come the same way ([`fuse::control`]).
 //! - [`fs`] is the filesystem: inodes, names, handles, attributes. It sees neither stored bytes nor FUSE types.
 //! - [`file`](mod@file) is one encrypted file: header, tree of nonces and tags, chunks. It never sees a path.
 //! - [`store`] is the backing directory: names and blocks, atomically. It never sees plaintext.
