@@ -59,6 +59,12 @@ pub enum Command {
     /// List, add and remove key slots.
     #[command(subcommand)]
     Key(Key),
+    /// Take a volume over from another instance, whose key server slots become this one's.
+    #[cfg(feature = "hsm-api")]
+    Takeover(Takeover),
+    /// Compare the signing key that key servers tell with the pinned one.
+    #[cfg(feature = "hsm-api")]
+    CheckServerKey(CheckServerKey),
     /// Write man pages or shell completions into a directory.
     Generate(Generate),
 }
@@ -196,7 +202,7 @@ pub struct Check {
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// List key versions and slots; needs no key.
-    List(KeyList),
+    List(Info),
     /// Add a slot, so that a further credential opens the volume.
     Add(KeyAdd),
     /// Remove a slot.
@@ -347,16 +353,6 @@ pub struct KeyRebind {
     pub json: bool,
 }
 
-/// `envelopefs key list`
-#[derive(Debug, Args)]
-pub struct KeyList {
-    /// The backing directory of the volume.
-    pub backing: PathBuf,
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `envelopefs key add`
 #[derive(Debug, Args)]
 pub struct KeyAdd {
@@ -368,12 +364,6 @@ pub struct KeyAdd {
     /// The credential of the new slot.
     #[command(flatten)]
     pub new: NewSlot,
-    /// Open the volume and the new credential, and change nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// The credential of a slot to be made. Without any, a passphrase is asked for on the terminal.
@@ -413,9 +403,43 @@ pub struct KeyRemove {
     /// A credential that opens the volume; it may be that of the slot to remove.
     #[command(flatten)]
     pub credentials: Credentials,
-    /// Change nothing.
+}
+
+/// `envelopefs takeover`
+#[cfg(feature = "hsm-api")]
+#[derive(Debug, Args)]
+pub struct Takeover {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// Instance id of the owner until now.
+    #[arg(long, value_name = "INSTANCE")]
+    pub from: String,
+    /// The key server, as the instance that takes over: hsm-api:https://…
+    #[arg(long, value_name = "SPEC")]
+    pub provider: String,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// Change nothing in the volume. The server is asked all the same, and writes it into its audit log.
     #[arg(long)]
     pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `envelopefs check-server-key`
+///
+/// Ends with 0 if every server tells a pinned key, with 1 if one tells another, with 9 if one does not answer.
+#[cfg(feature = "hsm-api")]
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Ends with 0 if every server tells a pinned key, with 1 if one tells another key, with 9 if one tells none."
+)]
+pub struct CheckServerKey {
+    /// The key servers: hsm-api:https://…
+    #[arg(long, value_name = "SPEC")]
+    pub provider: String,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

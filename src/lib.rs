@@ -16,8 +16,11 @@
 //! - [`store`] is the backing directory: names and blocks, atomically. It never sees plaintext.
 //! - [`crypto`] is the only room that names an AEAD; [`keys`] turns providers' key slots into an unlocked
 //!   [`keys::KeyRing`]; [`volume`] is the description of a volume on disk.
+//! - [`api`] is the messages of the remote key API, for its client in [`keys`] and a server.
 //! - [`sys`] has the only `unsafe` code.
 
+#[cfg(feature = "hsm-api")]
+pub mod api;
 pub mod cli;
 pub mod cmd;
 pub mod crypto;

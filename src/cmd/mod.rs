@@ -7,6 +7,8 @@ mod headers;
 mod info;
 mod init;
 mod key;
+#[cfg(feature = "hsm-api")]
+mod key_server;
 mod life;
 mod log;
 mod mount;
@@ -174,6 +176,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Key(Key::Retire(args)) => life::retire(args),
         Command::Key(Key::Destroy(args)) => life::destroy(args),
         Command::Key(Key::Rebind(args)) => life::rebind(args),
+        #[cfg(feature = "hsm-api")]
+        Command::Takeover(args) => key_server::takeover(args),
+        #[cfg(feature = "hsm-api")]
+        Command::CheckServerKey(args) => key_server::check_server_key(args),
         Command::Generate(args) => generate::run(args),
     };
     match outcome {

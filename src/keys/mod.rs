@@ -14,11 +14,16 @@ pub(crate) mod contract;
 #[cfg(all(test, feature = "aws-kms"))]
 #[path = "../../tests/common/fake_kms.rs"]
 mod fake_kms;
+#[cfg(feature = "hsm-api")]
+pub mod hsm_api;
 #[cfg(feature = "network")]
 #[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
 mod http;
 mod kek;
 pub mod key_file;
+#[cfg(all(test, feature = "hsm-api"))]
+#[path = "../../tests/common/key_server.rs"]
+mod key_server;
 pub mod passphrase;
 pub mod ring;
 #[cfg(feature = "network")]
@@ -245,6 +250,8 @@ pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
         key_file::KIND => Ok(Box::new(KeyFile::open(spec)?)),
         #[cfg(feature = "aws-kms")]
         aws_kms::KIND => Ok(Box::new(aws_kms::AwsKms::open(spec)?)),
+        #[cfg(feature = "hsm-api")]
+        hsm_api::KIND => Ok(Box::new(hsm_api::HsmApi::open(spec)?)),
         _ => Err(ProviderError::Setup {
             fact: format!("this envelopefs has no key provider {:?}", spec.kind),
             remedy: "check the word before the colon, or build with the provider's feature",

@@ -1,0 +1,721 @@
+//! Provider `hsm-api`: a secret that a remote key server makes and opens in its HSM ([`crate::api`]) is the key-encryption key of a slot.
+//!
+//! The slot holds the server's sealed form of the secret, for which instance and volume it was sealed, and the master key wrapped under a key
+//! derived from the secret. The secret itself is never stored: who wants it asks the server, as the instance that owns it.
+//!
+//! What holds for every call:
+//! - The server's signing key is pinned. A key that the server tells counts only if it has the pinned fingerprint.
+//! - Every signature is verified, over decoded bytes, before anything of an answer is used. The wire's signatures bind nothing to anything, so more is done: the
+//!   answer comes under an RSA key that exists for one call; a new secret is opened again from its sealed form, and compared, before it wraps a key; a
+//!   converted one must open the slot that it is for. Where the server signs the context, that is verified, and insisted on ever after.
+//! - One deadline covers all that one wrap or unwrap needs of the network. The one-time keys are made before it begins.
+//! - A call may reach several servers, or one twice: the server keeps nothing but its audit log.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa::{KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::http::{self, Answer, Deadline, Endpoint, Http, HttpOptions, Request};
+use super::kek::{self, CHECK, Kek, SALT, base64_array};
+use super::secret_file::{self, Access};
+use super::{KeyProvider, ProviderError, ProviderSpec, SlotContext, SlotData, SpecError, join};
+use crate::api::signature::{Padding, SigningKey, SigningKeys};
+use crate::api::{
+    Asked, Base64, ClientNonce, ConvertRequest, DecryptRequest, ErrorBody, GenerateRequest, InstanceId, MAX_SEALED,
+    Operation, PUBLIC_SIGNING_KEY, PublicSigningKey, Refusal, SECRET, SecretAnswer, Tenant, VerifiedAnswer, VolumeName,
+};
+use crate::crypto::Unauthentic;
+use crate::crypto::secret::Secret;
+
+/// The provider's word in `volume.toml`.
+pub const KIND: &str = "hsm-api";
+
+/// Largest file of pinned keys.
+const MAX_PEM: usize = 64 << 10;
+/// Most characters of a server's words that are passed on.
+const MAX_SAID: usize = 200;
+
+/// A key server, as one instance sees it.
+#[derive(Debug)]
+pub struct HsmApi {
+    http: Http,
+    /// At least one; in the order of preference.
+    endpoints: Vec<Endpoint>,
+    instance: InstanceId,
+    pinned: Pinned,
+    padding: Padding,
+    /// A file with a bearer token, read for every call: tokens are renewed.
+    token_file: Option<PathBuf>,
+    /// The tenant that answers must be for.
+    tenant: Option<Tenant>,
+    /// Whether the context signature is insisted on from the first call.
+    needs_context: bool,
+    /// Size of one-time keys. Smaller ones are for tests that make hundreds.
+    key_size: KeySize,
+}
+
+/// The server's signing key as it is pinned.
+#[derive(Debug)]
+enum Pinned {
+    Keys(SigningKeys),
+    /// By [`SigningKey::id`]; the key itself is asked of the server once.
+    Fingerprint(String, OnceLock<SigningKeys>),
+}
+
+impl HsmApi {
+    /// Opens the key server that a specification names:
+    /// `hsm-api:https://host/v1?instance-id=i-…&signing-key=/etc/envelopefs/api_public_key.pem`.
+    ///
+    /// # Errors
+    /// [`ProviderError::Spec`] or [`ProviderError::Setup`]. Nothing is asked of the server.
+    pub fn open(mut spec: ProviderSpec) -> Result<Self, ProviderError> {
+        let options = HttpOptions::take(&mut spec)?;
+        let http = Http::new(format!("the key server {}", spec.target), options)?;
+        let mut endpoints = vec![http.endpoint(&spec.target)?];
+        for fallback in spec.take("fallback").unwrap_or_default().split_ascii_whitespace() {
+            endpoints.push(http.endpoint(fallback)?);
+        }
+        let provider = HsmApi {
+            instance: take_instance(&mut spec)?,
+            pinned: take_pinned(&mut spec)?,
+            padding: match spec.take_switch("original-signatures")? {
+                true => Padding::Original,
+                false => Padding::Minimal,
+            },
+            // Absolute: a daemon changes its directory.
+            token_file: spec.take_path("token-file").map(|path| std::path::absolute(&path).unwrap_or(path)),
+            tenant: match spec.take("tenant") {
+                None => None,
+                Some(text) => Some(text.parse().map_err(|_| SpecError::Value {
+                    name: "tenant".into(),
+                    expected: "1 to 64 lower-case letters, digits and hyphens",
+                })?),
+            },
+            needs_context: spec.take_switch("require-context")?,
+            key_size: KeySize::Rsa4096,
+            http,
+            endpoints,
+        };
+        spec.finish()?;
+        // A token that is not there should be found out now.
+        provider.token()?;
+        Ok(provider)
+    }
+
+    /// The instance that it speaks as.
+    pub fn instance(&self) -> &InstanceId {
+        &self.instance
+    }
+
+    /// Fingerprints of the pinned signing keys: SHA-256 of the SubjectPublicKeyInfo, hexadecimal.
+    pub fn pinned(&self) -> Vec<String> {
+        match &self.pinned {
+            Pinned::Keys(keys) => keys.iter().map(SigningKey::id).collect(),
+            Pinned::Fingerprint(id, _) => vec![id.clone()],
+        }
+    }
+
+    /// Whether a key is a pinned one.
+    pub fn is_pinned(&self, key: &SigningKey) -> bool {
+        self.pinned().contains(&key.id())
+    }
+
+    /// The signing key that each of the servers tells, for comparison only.
+    pub fn told_keys(&self) -> Vec<(String, Result<SigningKey, ProviderError>)> {
+        let ask = |endpoint: &Endpoint| {
+            let told = self.begin().and_then(|session| {
+                session.endpoints.replace(vec![endpoint.clone()]);
+                session.told_key()
+            });
+            (endpoint.to_string(), told)
+        };
+        self.endpoints.iter().map(ask).collect()
+    }
+
+    /// What is to be had before the first byte goes out; the deadline begins.
+    fn begin(&self) -> Result<Session<'_>, ProviderError> {
+        let endpoints = RefCell::new(self.endpoints.clone());
+        Ok(Session { provider: self, endpoints, token: self.token()?, deadline: self.http.deadline() })
+    }
+
+    fn token(&self) -> Result<Option<Zeroizing<String>>, ProviderError> {
+        self.token_file.as_deref().map(|path| secret_file::read_word("token file", path, Access::Owner)).transpose()
+    }
+
+    /// Has the server make a secret, and open its sealed form again.
+    fn generate(&self, volume: &VolumeName) -> Result<Sealed, ProviderError> {
+        let keys = (self.one_time_key()?, self.one_time_key()?);
+        let session = self.begin()?;
+        let nonce = ClientNonce::random();
+        let asked = Asked {
+            operation: Operation::Generate,
+            instance: &self.instance,
+            volume,
+            nonce: &nonce,
+            rsa_wrapping_key: &keys.0.public,
+            encrypted_secret: &[],
+        };
+        let body = http::json(&GenerateRequest {
+            rsa_wrapping_key: Base64(keys.0.public.clone()),
+            volume_uuid: volume.clone(),
+            client_nonce: Some(nonce),
+        });
+        let answer = session.call(&asked, &body, None)?;
+        let secret = keys.0.open(answer.wrapped_secret()).map_err(|what| self.http.answer(what))?;
+        let sealed = Sealed { secret, blob: answer.encrypted_secret().to_vec(), tenant: answer.tenant().cloned() };
+        let again = session.decrypt(volume, &sealed.blob, sealed.tenant.as_ref(), &keys.1)?;
+        if verify_slices_are_equal(sealed.secret.expose(), again.expose()).is_err() {
+            return Err(self.http.answer("the sealed form of the new secret holds another one"));
+        }
+        Ok(sealed)
+    }
+
+    /// Has the server seal another instance's secret to this one, and opens that.
+    fn convert(
+        &self,
+        volume: &VolumeName,
+        from: &InstanceId,
+        blob: &[u8],
+        tenant: Option<&Tenant>,
+    ) -> Result<Sealed, ProviderError> {
+        let key = self.one_time_key()?;
+        let session = self.begin()?;
+        let nonce = ClientNonce::random();
+        let asked = Asked {
+            operation: Operation::Convert,
+            instance: &self.instance,
+            volume,
+            nonce: &nonce,
+            rsa_wrapping_key: &[],
+            encrypted_secret: blob,
+        };
+        let body = http::json(&ConvertRequest {
+            encrypted_secret: Base64(blob.to_vec()),
+            volume_uuid: volume.clone(),
+            source_instance_id: from.clone(),
+            client_nonce: Some(nonce),
+        });
+        let answer = session.call(&asked, &body, tenant)?;
+        let (blob, tenant) = (answer.encrypted_secret().to_vec(), answer.tenant().cloned());
+        let secret = session.decrypt(volume, &blob, tenant.as_ref(), &key)?;
+        Ok(Sealed { secret, blob, tenant })
+    }
+
+    fn one_time_key(&self) -> Result<OneTimeKey, ProviderError> {
+        OneTimeKey::new(self.key_size).ok_or_else(|| ProviderError::Setup {
+            fact: "no RSA key can be made".into(),
+            remedy: "see whether there is enough memory",
+            source: None,
+        })
+    }
+
+    /// Makes the slot of a master key with a secret.
+    fn slot_with(
+        &self,
+        sealed: Sealed,
+        volume: VolumeName,
+        master: &Secret<32>,
+        context: &SlotContext,
+    ) -> Result<SlotData, ProviderError> {
+        let Sealed { secret, blob, tenant } = sealed;
+        let derive = |salt: &[u8; SALT]| Ok(Kek::derive(KIND, &secret, salt));
+        Kek::make_slot(master, context, derive, |salt, check| Parameters {
+            instance_id: self.instance.clone(),
+            volume_uuid: volume,
+            context: ServerContext(tenant),
+            encrypted_secret: blob,
+            salt,
+            check,
+        })
+    }
+}
+
+/// Opens a slot with its secret. The secret passed every check on its way, so if it is not the slot's, then the slot is not as it was.
+fn open_with(secret: &Secret<32>, slot: &SlotData, context: &SlotContext) -> Result<Secret<32>, ProviderError> {
+    let derive = |parameters: &Parameters| Ok(Kek::derive(KIND, secret, &parameters.salt));
+    Kek::open_slot(slot, context, derive)?.ok_or(ProviderError::Unauthentic(Unauthentic))
+}
+
+impl KeyProvider for HsmApi {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn describe(&self) -> String {
+        format!("{} as instance {}", self.http.provider(), self.instance)
+    }
+
+    fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError> {
+        if master.is_zero() {
+            return Err(ProviderError::ZeroKey);
+        }
+        let volume = VolumeName::from(context.volume);
+        self.slot_with(self.generate(&volume)?, volume, master, context)
+    }
+
+    fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>> {
+        let parameters = match Parameters::of(slot) {
+            Ok(parameters) => parameters,
+            Err(error) => return Some(Err(error)),
+        };
+        if parameters.instance_id != self.instance {
+            return None;
+        }
+        Some((|| {
+            parameters.check_volume(context)?;
+            let Parameters { volume_uuid, encrypted_secret, context: ServerContext(tenant), .. } = &parameters;
+            let key = self.one_time_key()?;
+            let secret = self.begin()?.decrypt(volume_uuid, encrypted_secret, tenant.as_ref(), &key)?;
+            open_with(&secret, slot, context)
+        })())
+    }
+
+    /// That a server answers and tells a pinned key. Nothing is opened: the server would write it into its audit log.
+    fn check(&self) -> Result<(), ProviderError> {
+        let told = self.begin()?.told_key()?;
+        if self.is_pinned(&told) {
+            return Ok(());
+        }
+        Err(self.http.answer(format!("it tells the signing key {}, which is not a pinned one", told.id())))
+    }
+}
+
+/// Opens the slots of another instance, as the owner that their secrets get in the same step: the credential of a take-over. It opens a slot by having the
+/// secret sealed anew to this instance, which leaves the old form valid; and it wraps with what it has opened.
+#[derive(Debug)]
+pub struct TakeOver {
+    provider: HsmApi,
+    from: InstanceId,
+    opened: Mutex<Vec<(SlotContext, Sealed)>>,
+}
+
+impl TakeOver {
+    /// A take-over of slots that belong to `from`.
+    pub fn new(provider: HsmApi, from: InstanceId) -> Self {
+        TakeOver { provider, from, opened: Mutex::new(Vec::new()) }
+    }
+}
+
+/// The instance that a slot with these parameters belongs to, as far as it says.
+pub fn owner(parameters: &toml::Table) -> Option<InstanceId> {
+    parameters.get("instance_id")?.as_str()?.parse().ok()
+}
+
+impl KeyProvider for TakeOver {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn describe(&self) -> String {
+        format!("{} for slots of instance {}", self.provider.describe(), self.from)
+    }
+
+    /// With the converted secret of the slot if it was opened, else with a new one.
+    fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError> {
+        let opened = {
+            let mut opened = self.opened.lock();
+            opened.iter().position(|(place, _)| place == context).map(|at| opened.swap_remove(at).1)
+        };
+        match opened {
+            Some(sealed) => self.provider.slot_with(sealed, VolumeName::from(context.volume), master, context),
+            None => self.provider.wrap(master, context),
+        }
+    }
+
+    fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>> {
+        let parameters = match Parameters::of(slot) {
+            Ok(parameters) => parameters,
+            Err(error) => return Some(Err(error)),
+        };
+        if parameters.instance_id != self.from {
+            return None;
+        }
+        Some((|| {
+            parameters.check_volume(context)?;
+            let Parameters { volume_uuid, encrypted_secret, context: ServerContext(tenant), .. } = &parameters;
+            let sealed = self.provider.convert(volume_uuid, &self.from, encrypted_secret, tenant.as_ref())?;
+            // The new form's secret opens the old slot: so it is the same one.
+            let master = open_with(&sealed.secret, slot, context)?;
+            let mut opened = self.opened.lock();
+            opened.retain(|(place, _)| place != context);
+            opened.push((*context, sealed));
+            Ok(master)
+        })())
+    }
+
+    fn check(&self) -> Result<(), ProviderError> {
+        self.provider.check()
+    }
+}
+
+/// A secret with its sealed form.
+struct Sealed {
+    secret: Secret<SECRET>,
+    blob: Vec<u8>,
+    /// If the server signed the context.
+    tenant: Option<Tenant>,
+}
+
+impl std::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealed(..)")
+    }
+}
+
+/// One or two calls within one deadline.
+struct Session<'a> {
+    provider: &'a HsmApi,
+    /// The one that answered last is asked first: the time that a silent one takes is spent once.
+    endpoints: RefCell<Vec<Endpoint>>,
+    token: Option<Zeroizing<String>>,
+    deadline: Deadline,
+}
+
+impl Session<'_> {
+    /// Opens a sealed secret.
+    fn decrypt(
+        &self,
+        volume: &VolumeName,
+        blob: &[u8],
+        tenant: Option<&Tenant>,
+        key: &OneTimeKey,
+    ) -> Result<Secret<SECRET>, ProviderError> {
+        let nonce = ClientNonce::random();
+        let asked = Asked {
+            operation: Operation::Decrypt,
+            instance: &self.provider.instance,
+            volume,
+            nonce: &nonce,
+            rsa_wrapping_key: &key.public,
+            encrypted_secret: blob,
+        };
+        let body = http::json(&DecryptRequest {
+            encrypted_secret: Base64(blob.to_vec()),
+            rsa_wrapping_key: Base64(key.public.clone()),
+            volume_uuid: volume.clone(),
+            client_nonce: Some(nonce),
+        });
+        let answer = self.call(&asked, &body, tenant)?;
+        key.open(answer.wrapped_secret()).map_err(|what| self.provider.http.answer(what))
+    }
+
+    /// Makes a call and verifies the answer. With `tenant`, the context signature must be there and be that tenant's.
+    fn call(
+        &self,
+        asked: &Asked<'_>,
+        body: &Zeroizing<Vec<u8>>,
+        tenant: Option<&Tenant>,
+    ) -> Result<VerifiedAnswer, ProviderError> {
+        let HsmApi { http, padding, .. } = self.provider;
+        let (keys, word) = (self.signing_keys()?, asked.operation.word());
+        // What the server's audit log has of this call.
+        let key_hash = crate::api::hex(&Sha256::digest(asked.rsa_wrapping_key));
+        tracing::debug!(operation = word, rsa_wrapping_key_sha256 = key_hash, "asking the key server");
+        let path = asked.operation.path(asked.instance);
+        let answer =
+            self.exchange(|endpoint| Request::post(endpoint.join(&path)).body("application/json", body.clone()))?;
+        if answer.status != 200 {
+            return Err(self.refusal(&answer, asked.operation));
+        }
+        let wrong = |what: &dyn std::fmt::Display| http.answer(format!("{what} ({word} of {})", answer.endpoint));
+        let parsed: SecretAnswer = answer.json().ok_or_else(|| wrong(&"it is no JSON object of the key API"))?;
+        let verified = parsed.verify(&keys, *padding, asked).map_err(|error| wrong(&error))?;
+        for expected in [tenant, self.provider.tenant.as_ref()].into_iter().flatten() {
+            match verified.tenant() {
+                Some(found) if found == expected => {}
+                Some(found) => {
+                    let (found, expected) = (found.as_str(), expected.as_str());
+                    return Err(wrong(&format!("it is for the tenant {found}, not for {expected}")));
+                }
+                None => return Err(wrong(&"it has no context signature, which this server is known to give")),
+            }
+        }
+        if self.provider.needs_context && verified.tenant().is_none() {
+            return Err(wrong(&"it has no context signature"));
+        }
+        Ok(verified)
+    }
+
+    /// The keys that signatures are verified with.
+    fn signing_keys(&self) -> Result<Cow<'_, SigningKeys>, ProviderError> {
+        match &self.provider.pinned {
+            Pinned::Keys(keys) => Ok(Cow::Borrowed(keys)),
+            Pinned::Fingerprint(id, known) => {
+                if let Some(keys) = known.get() {
+                    return Ok(Cow::Borrowed(keys));
+                }
+                let told = self.told_key()?;
+                if told.id() != *id {
+                    let what = format!("it tells the signing key {}, which is not the pinned one", told.id());
+                    return Err(self.provider.http.answer(what));
+                }
+                Ok(Cow::Borrowed(known.get_or_init(|| told.into())))
+            }
+        }
+    }
+
+    /// The signing key that a server tells; worth nothing by itself.
+    fn told_key(&self) -> Result<SigningKey, ProviderError> {
+        let http = &self.provider.http;
+        let answer = self.exchange(|endpoint| Request::get(endpoint.join(PUBLIC_SIGNING_KEY)))?;
+        if answer.status != 200 {
+            return Err(self.refusal(&answer, PUBLIC_SIGNING_KEY));
+        }
+        let told: PublicSigningKey =
+            answer.json().ok_or_else(|| http.answer("it is no JSON object with a public_key in base64"))?;
+        SigningKey::from_spki(&told.public_key.0).map_err(|error| http.answer(format!("its public_key is {error}")))
+    }
+
+    /// Sends a request with the token, or with the header that the original's gateway wants to see, whatever it holds.
+    fn exchange(&self, request: impl Fn(&Endpoint) -> Request) -> Result<Answer, ProviderError> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let answer = self.provider.http.exchange(self.deadline, &endpoints, is_passing, |endpoint| {
+            let credential = match &self.token {
+                Some(token) => format!("Bearer {}", **token),
+                None => "Custom".into(),
+            };
+            Ok(request(endpoint).header("Authorization", credential))
+        })?;
+        if let Some(at) = endpoints.iter().position(|endpoint| *endpoint == answer.endpoint) {
+            endpoints.rotate_left(at);
+        }
+        Ok(answer)
+    }
+
+    /// What an answer with another status than 200 means.
+    fn refusal(&self, answer: &Answer, call: impl Into<Call>) -> ProviderError {
+        let HsmApi { http, instance, .. } = self.provider;
+        let said = said(answer);
+        let refused =
+            |remedy| http.refused(format!("status {}, {said:?} ({})", answer.status, answer.endpoint), remedy);
+        match (answer.status, call.into()) {
+            (400, _) => match Refusal::of_bad_request(&answer.body) {
+                Some(Refusal::Incorrect) => http.refused(
+                    format!("{:?}, asked as instance {instance}", Refusal::Incorrect.message()),
+                    "the slot was made with another server, HSM or tenant, or was changed: check the address and the credentials, or put volume.toml back from a backup",
+                ),
+                Some(Refusal::NoCustomerKey) => http.refused(
+                    format!("{:?}", Refusal::NoCustomerKey.message()),
+                    "this tenant never made a secret: check the address and the credentials",
+                ),
+                _ => refused("see the server's audit log"),
+            },
+            (401, _) => refused("the server wants to know who asks: client-cert and client-key, or token-file"),
+            (403, Call::Key) => refused("these credentials may not speak with the server: check the certificate or token"),
+            (403, Call::Secret) => {
+                refused("these credentials may not act as this instance: check instance-id and the certificate or token")
+            }
+            (404 | 405, _) => refused("check the address: it is the base address, which usually ends in /v1"),
+            (429 | 500 | 502..=504, _) => {
+                http.unreachable(format!("{} answers with status {}, {said:?}", answer.endpoint, answer.status))
+            }
+            (status, _) => http.answer(format!("status {status}, {said:?} ({})", answer.endpoint)),
+        }
+    }
+}
+
+/// Which call was refused, as far as remedies differ.
+#[derive(Clone, Copy)]
+enum Call {
+    Key,
+    Secret,
+}
+
+impl From<Operation> for Call {
+    fn from(_: Operation) -> Self {
+        Call::Secret
+    }
+}
+
+impl From<&str> for Call {
+    fn from(_: &str) -> Self {
+        Call::Key
+    }
+}
+
+/// Whether another try, or another server, may do better: every call may be made again.
+fn is_passing(answer: &Answer) -> bool {
+    matches!(answer.status, 500 | 502..=504)
+}
+
+/// The words of a server, made harmless.
+fn said(answer: &Answer) -> String {
+    let body: Option<ErrorBody> = answer.json();
+    let text = body.map(|body| body.message).unwrap_or_default();
+    text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MAX_SAID).collect()
+}
+
+/// An RSA key for one call (RSAES-OAEP, RFC 8017). The library wipes all memory that it frees, the private key's too.
+struct OneTimeKey {
+    private: OaepPrivateDecryptingKey,
+    /// DER SubjectPublicKeyInfo.
+    public: Vec<u8>,
+}
+
+impl OneTimeKey {
+    fn new(size: KeySize) -> Option<Self> {
+        let private = PrivateDecryptingKey::generate(size).ok()?;
+        let public = private.public_key().as_der().ok()?.as_ref().to_vec();
+        Some(OneTimeKey { private: OaepPrivateDecryptingKey::new(private).ok()?, public })
+    }
+
+    /// Opens a wrapped secret: OAEP with SHA-256, MGF1 with SHA-256, empty label. The error is what is wrong with the answer.
+    fn open(&self, wrapped: &[u8]) -> Result<Secret<SECRET>, String> {
+        let size = self.private.key_size_bytes();
+        if wrapped.len() != size {
+            return Err(format!("the wrapped secret has {} bytes instead of the {size} of the modulus", wrapped.len()));
+        }
+        let mut buffer = Zeroizing::new(vec![0; self.private.min_output_size()]);
+        let opened = self.private.decrypt(&OAEP_SHA256_MGF1SHA256, wrapped, &mut buffer, None);
+        let opened = opened.map_err(|_| "the wrapped secret does not open with the key of this call".to_owned())?;
+        let secret = Secret::try_fill_with(|secret: &mut [u8; SECRET]| match opened.len() {
+            SECRET => {
+                secret.copy_from_slice(opened);
+                Ok(())
+            }
+            len => Err(format!("the secret has {len} bytes instead of {SECRET}")),
+        })?;
+        if secret.is_zero() { Err("the secret is all zero".into()) } else { Ok(secret) }
+    }
+}
+
+/// A slot's parameters.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    /// Owner of the secret.
+    instance_id: InstanceId,
+    /// The volume's name as it is sent.
+    volume_uuid: VolumeName,
+    /// Whether the server signs the context.
+    context: ServerContext,
+    /// The secret, sealed by the server.
+    #[serde(with = "sealed")]
+    encrypted_secret: Vec<u8>,
+    #[serde(with = "base64_array")]
+    salt: [u8; SALT],
+    #[serde(with = "base64_array")]
+    check: [u8; CHECK],
+}
+
+impl Parameters {
+    fn of(slot: &SlotData) -> Result<Self, ProviderError> {
+        kek::parameters(slot)
+    }
+
+    /// Before anything is sent: a slot from another volume is not even asked for.
+    fn check_volume(&self, context: &SlotContext) -> Result<(), ProviderError> {
+        let right = self.volume_uuid == VolumeName::from(context.volume);
+        if right { Ok(()) } else { Err(ProviderError::Unauthentic(Unauthentic)) }
+    }
+}
+
+impl kek::Parameters for Parameters {
+    fn check(&self) -> &[u8; CHECK] {
+        &self.check
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let (instance, volume) = (self.instance_id.as_str().as_bytes(), self.volume_uuid.as_str().as_bytes());
+        let context = String::from(self.context.clone());
+        join(&[instance, volume, context.as_bytes(), &self.encrypted_secret, &self.salt, &self.check])
+    }
+}
+
+/// `none`, or `v1` and the tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct ServerContext(Option<Tenant>);
+
+impl From<ServerContext> for String {
+    fn from(context: ServerContext) -> String {
+        context.0.map_or_else(|| "none".into(), |tenant| format!("v1 {}", tenant.as_str()))
+    }
+}
+
+impl TryFrom<String> for ServerContext {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        match text.strip_prefix("v1 ") {
+            None if text == "none" => Ok(ServerContext(None)),
+            Some(tenant) if tenant.parse::<Tenant>().is_ok() => Ok(ServerContext(tenant.parse().ok())),
+            _ => Err("context is neither none nor v1 with a tenant"),
+        }
+    }
+}
+
+/// The sealed secret as base64url text without padding.
+mod sealed {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(String::deserialize(from)?).map_err(D::Error::custom)?;
+        if (1..=super::MAX_SEALED).contains(&bytes.len()) {
+            Ok(bytes)
+        } else {
+            Err(D::Error::custom("encrypted_secret has 1 to 4096 bytes"))
+        }
+    }
+}
+
+fn take_instance(spec: &mut ProviderSpec) -> Result<InstanceId, ProviderError> {
+    let text = match (spec.take("instance-id"), spec.take_path("instance-id-file")) {
+        (Some(_), Some(_)) => {
+            let name = "instance-id-file".into();
+            return Err(SpecError::Value { name, expected: "there beside instance-id" }.into());
+        }
+        (Some(text), None) => text,
+        (None, Some(path)) => secret_file::read_word("file of the instance id", &path, Access::AsMounted)?.to_string(),
+        (None, None) => return Err(SpecError::Missing { kind: spec.kind.clone(), name: "instance-id" }.into()),
+    };
+    let expected = "an instance id: up to 64 letters, digits and characters of \"._-\"";
+    Ok(text.parse().map_err(|_| SpecError::Value { name: "instance-id".into(), expected })?)
+}
+
+fn take_pinned(spec: &mut ProviderSpec) -> Result<Pinned, ProviderError> {
+    match (spec.take_path("signing-key"), spec.take("signing-key-sha256")) {
+        (Some(_), Some(_)) => {
+            let name = "signing-key-sha256".into();
+            Err(SpecError::Value { name, expected: "there beside signing-key" }.into())
+        }
+        (Some(path), None) => Ok(Pinned::Keys(read_keys(&path)?)),
+        (None, Some(id)) => {
+            let id = id.to_ascii_lowercase();
+            if id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Ok(Pinned::Fingerprint(id, OnceLock::new()));
+            }
+            let (name, expected) = ("signing-key-sha256".into(), "64 hexadecimal digits");
+            Err(SpecError::Value { name, expected }.into())
+        }
+        (None, None) => Err(SpecError::Missing { kind: spec.kind.clone(), name: "signing-key" }.into()),
+    }
+}
+
+/// Reads a file of pinned keys.
+fn read_keys(path: &Path) -> Result<SigningKeys, ProviderError> {
+    let bytes = secret_file::read("signing key", path, MAX_PEM, Access::AsMounted)?;
+    SigningKeys::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|error| ProviderError::Setup {
+        fact: format!("the signing key {} cannot be used", path.display()),
+        remedy: "name the PEM file with the public key that the operator of the key server has handed out",
+        source: Some(error.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests;
