@@ -25,7 +25,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::ProviderError;
-use super::http::{Answer, Deadline, Endpoint, Http, HttpOptions, Request};
+use super::http::{Answer, Deadline, Endpoint, Http, HttpOptions, Request, printable};
 use super::secret_file::{self, Access};
 
 /// Largest shared file, in bytes.
@@ -267,7 +267,7 @@ impl CredentialSource {
             return match answer.status {
                 500.. => Err(self.sts.unreachable(code)),
                 _ => Err(self.sts.refused(
-                    format!("AssumeRoleWithWebIdentity for {role}: {}", super::aws_kms::printable(&code)),
+                    format!("AssumeRoleWithWebIdentity for {role}: {}", printable(&code)),
                     "check that the role trusts the cluster's identity provider and this service account, and that the token has not ended",
                 )),
             };

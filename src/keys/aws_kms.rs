@@ -31,7 +31,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::aws_credentials::{CredentialSource, Environment, Places, element};
-use super::http::{self, Answer, Deadline, Endpoint, Http, HttpOptions, Request};
+use super::http::{self, Answer, Deadline, Endpoint, Http, HttpOptions, Request, printable};
 use super::{KeyProvider, ProviderError, ProviderSpec, SlotContext, SlotData, SpecError};
 use crate::crypto::Unauthentic;
 use crate::crypto::secret::Secret;
@@ -652,11 +652,6 @@ fn is_transient(answer: &Answer) -> bool {
         "InternalFailure",
     ];
     answer.status >= 500 || Error::of(answer).is_one(&passing)
-}
-
-/// Words from outside, for people: without control characters, and not endless.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
 }
 
 #[cfg(test)]

@@ -266,6 +266,11 @@ impl fmt::Debug for Answer {
     }
 }
 
+/// Words from outside, for people: without control characters, and not endless.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(400).collect()
+}
+
 /// Why a try gave no answer.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {

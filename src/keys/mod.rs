@@ -16,6 +16,9 @@ pub(crate) mod contract;
 mod fake_kms;
 #[cfg(feature = "hsm-api")]
 pub mod hsm_api;
+#[cfg(all(test, feature = "vault"))]
+#[path = "../../tests/common/fake_vault.rs"]
+mod fake_vault;
 #[cfg(feature = "network")]
 #[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
 mod http;
@@ -33,6 +36,8 @@ mod secret_file;
 #[path = "../../tests/common/server.rs"]
 mod server;
 pub mod spec;
+#[cfg(feature = "vault")]
+pub mod vault;
 
 use uuid::Uuid;
 
@@ -252,6 +257,8 @@ pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
         aws_kms::KIND => Ok(Box::new(aws_kms::AwsKms::open(spec)?)),
         #[cfg(feature = "hsm-api")]
         hsm_api::KIND => Ok(Box::new(hsm_api::HsmApi::open(spec)?)),
+        #[cfg(feature = "vault")]
+        vault::KIND => Ok(Box::new(vault::Vault::open(spec)?)),
         _ => Err(ProviderError::Setup {
             fact: format!("this envelopefs has no key provider {:?}", spec.kind),
             remedy: "check the word before the colon, or build with the provider's feature",
