@@ -10,7 +10,7 @@ use super::header::{self, Header, PLACES};
 use super::layout::HEADER_LEN;
 use super::{Damage, File, FileError, State, is_zero};
 use crate::keys::{FileId, KeyId, KeyRing, WrappedDek};
-use crate::store::{BackingFile, SetTime};
+use crate::store::{BackingFile, SetTime, Stat};
 
 /// What was found in a header, or done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +38,11 @@ fn serving(places: &[Option<WrappedDek>; PLACES], file: &FileId, ring: &KeyRing)
 }
 
 /// Sees to it that a file's header has the DEK under the active master key. For a backing file that nobody has open as a [`File`], and
-/// nobody will open meanwhile; `write` false changes nothing. Its mtime stays, its ctime does not.
+/// nobody will open meanwhile, whose attributes are `stat`; `write` false changes nothing. Its mtime stays, its ctime does not.
 ///
 /// # Errors
 /// [`FileError::NoKey`] if no master key in the ring unwraps it, [`FileError::Damaged`] for what is no header.
-pub fn rewrap(raw: &dyn BackingFile, ring: &KeyRing, write: bool) -> Result<Wrapping, FileError> {
+pub fn rewrap(raw: &dyn BackingFile, stat: &Stat, ring: &KeyRing, write: bool) -> Result<Wrapping, FileError> {
     let mut bytes = [0; HEADER_LEN];
     let got = raw.read_vectored_at(&mut [IoSliceMut::new(&mut bytes)], 0)?;
     let bytes = bytes.get(..got).unwrap_or_default();
@@ -56,10 +56,9 @@ pub fn rewrap(raw: &dyn BackingFile, ring: &KeyRing, write: bool) -> Result<Wrap
     };
     let dek = ring.unwrap_dek(&header.file_id, &place).map_err(|_| FileError::NoKey)?;
     let wrapped = header::encode_place(Some(&ring.wrap_dek(&header.file_id, &dek)));
-    let mtime = raw.stat()?.mtime;
     raw.write_all_vectored_at(&mut [IoSlice::new(&wrapped)], header::place_offset(other(at)))?;
     // A daemon that may write to a file it does not own cannot; then it was written to now, which is true.
-    let _ = raw.set_times(SetTime::Keep, SetTime::To(mtime));
+    let _ = raw.set_times(SetTime::Keep, SetTime::To(stat.mtime));
     Ok(Wrapping::Rewrapped(under))
 }
 

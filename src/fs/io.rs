@@ -16,6 +16,8 @@ use crate::store::{Access, BackingFile, Durability, Stat};
 
 /// Files kept open for the store's sake from which on it is asked to hurry.
 const MAX_LINGERING: usize = 128;
+/// And from which on whoever opens a further one waits for it.
+const MOST_LINGERING: usize = 2048;
 /// Bytes copied at a time by [`Fs::copy_file_range`].
 const COPY_STEP: usize = 1 << 20;
 
@@ -47,6 +49,7 @@ impl Fs {
         if inode.kind != Kind::File {
             return Err(posix(if inode.kind == Kind::Dir { libc::EISDIR } else { libc::ENXIO }));
         }
+        self.make_room();
         let open = self.open_inode(&inode, how.write || how.truncate)?;
         if how.truncate {
             let truncated = open.file.set_len(0).map_err(Into::into);
@@ -56,6 +59,18 @@ impl Fs {
             }
         }
         Ok(self.handles.add_file(reserve_handle(&self.inodes, inode, open, how)))
+    }
+
+    /// Before a file is opened: see [`Store::make_room`](crate::store::Store::make_room). Files that lingered for the store's sake go with it.
+    pub(super) fn make_room(&self) {
+        let Some(store) = &self.store else { return };
+        store.make_room();
+        if self.lingering.lock().len() > MOST_LINGERING {
+            if let Err(error) = store.settle() {
+                tracing::warn!(%error, "many closed files could not be written");
+            }
+            self.close_lingering();
+        }
     }
 
     /// Opens the file behind an inode or shares the one that is open; undone by [`close_inode`](Self::close_inode).

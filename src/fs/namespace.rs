@@ -40,6 +40,7 @@ impl Fs {
         how: OpenHow,
     ) -> Result<(Entry, HandleId)> {
         self.check_writable()?;
+        self.make_room();
         let place = self.place(parent, name)?;
         let mode = self.masked(&place, mode, umask)?;
         self.make_side(&place)?;

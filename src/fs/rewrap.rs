@@ -291,7 +291,7 @@ impl Fs {
                     }
                     open.file.rewrap(write)
                 }
-                None => file::rewrap(&*raw, &self.ring, write),
+                None => file::rewrap(&*raw, &stat, &self.ring, write),
             }
         };
         self.inodes.release(inode.ino, 1);

@@ -14,11 +14,11 @@ pub(crate) mod contract;
 #[cfg(all(test, feature = "aws-kms"))]
 #[path = "../../tests/common/fake_kms.rs"]
 mod fake_kms;
-#[cfg(feature = "hsm-api")]
-pub mod hsm_api;
 #[cfg(all(test, feature = "vault"))]
 #[path = "../../tests/common/fake_vault.rs"]
 mod fake_vault;
+#[cfg(feature = "hsm-api")]
+pub mod hsm_api;
 #[cfg(feature = "network")]
 #[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
 mod http;

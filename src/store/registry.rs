@@ -31,6 +31,9 @@ const MAX_COMMIT: usize = 512;
 const MAX_SINGLE_FLUSHES: usize = 64;
 /// Files that are closed and remembered, each with a descriptor, from which on the background does not wait for its time.
 const MAX_CLOSED: usize = 512;
+/// And from which on whoever opens a further one waits: this many, and at most this part of the files that the process may have open.
+const MOST_CLOSED: usize = 8192;
+const SHARE_OF_FILES: usize = 4;
 
 /// An ordering rule that a test takes out of force, to show that the simulator then finds a violation.
 #[doc(hidden)]
@@ -96,6 +99,8 @@ pub struct Store {
     images: AtomicUsize,
     /// One settles or checkpoints at a time.
     settling: Mutex<()>,
+    /// Files remembered, from which on [`make_room`](Self::make_room) waits.
+    most_remembered: usize,
     background: Mutex<Background>,
     wake: Condvar,
     ended: AtomicBool,
@@ -134,6 +139,7 @@ impl Store {
             files: Mutex::default(),
             images: AtomicUsize::new(0),
             settling: Mutex::new(()),
+            most_remembered: (crate::sys::process::file_limit() / SHARE_OF_FILES).min(MOST_CLOSED),
             background: Mutex::default(),
             wake: Condvar::new(),
             ended: AtomicBool::new(false),
@@ -290,6 +296,22 @@ impl Store {
                 Err(Stop::Io(error)) => return Err(error),
                 Err(Stop::Full(lap)) => self.checkpoint(lap)?,
             }
+        }
+    }
+
+    /// Before a file is opened: while very many are remembered, each with a descriptor, because the disk does not keep up with those who close
+    /// them, what they are remembered for is done first. An error is for those to hear whose files it concerns.
+    pub fn make_room(&self) {
+        let is_crowded =
+            || self.files.lock().values().filter(|ledger| !ledger.is_attached()).count() > self.most_remembered;
+        if self.files.lock().len() <= self.most_remembered {
+            return;
+        }
+        let _one = self.settling.lock();
+        if is_crowded()
+            && let Err(error) = self.settle_locked()
+        {
+            tracing::warn!(%error, "many closed files could not be written");
         }
     }
 

@@ -122,6 +122,12 @@ pub fn raise_file_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// Files that this process may have open (getrlimit(2), `RLIMIT_NOFILE`).
+pub fn file_limit() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
 /// A number that names the running kernel and is another after each start (proc(5), `random/boot_id`). Where it cannot be read, one
 /// that names nothing.
 pub fn boot_id() -> [u8; 16] {

@@ -5,6 +5,10 @@ use crate::crypto::secret::Secret;
 use crate::keys::Handover;
 use crate::store::Durability;
 
+fn rewrapped(raw: &MemFile, ring: &KeyRing, write: bool) -> Result<Wrapping, FileError> {
+    rewrap(raw, &raw.stat().unwrap(), ring, write)
+}
+
 /// A ring, and what is needed to put further master keys in force.
 struct Volume {
     ring: Arc<KeyRing>,
@@ -58,9 +62,9 @@ fn a_closed_file_is_rewrapped_time_and_again_and_keeps_its_contents_and_mtime() 
             let old = volume.ring.active();
             volume.rotate();
             let mtime = raw.stat().unwrap().mtime;
-            assert_eq!(rewrap(&*raw, &volume.ring, false).unwrap(), Wrapping::Under(old), "only looked at");
-            assert_eq!(rewrap(&*raw, &volume.ring, true).unwrap(), Wrapping::Rewrapped(old));
-            assert_eq!(rewrap(&*raw, &volume.ring, true).unwrap(), Wrapping::Under(volume.ring.active()));
+            assert_eq!(rewrapped(&raw, &volume.ring, false).unwrap(), Wrapping::Under(old), "only looked at");
+            assert_eq!(rewrapped(&raw, &volume.ring, true).unwrap(), Wrapping::Rewrapped(old));
+            assert_eq!(rewrapped(&raw, &volume.ring, true).unwrap(), Wrapping::Under(volume.ring.active()));
             assert_eq!(raw.stat().unwrap().mtime, mtime);
             assert_eq!(contents(&raw, volume.newest(1), len).unwrap(), pattern(1, len), "{len}, round {round}");
             assert!(findings(&File::open(raw.clone(), volume.newest(1)).unwrap()).is_empty());
@@ -97,8 +101,8 @@ fn what_has_no_header_needs_no_key() {
     let (empty, zeros) = (MemFile::new(), MemFile::with_contents(&[0; 8192]));
     let file = volume.open(&empty);
     volume.rotate();
-    assert_eq!(rewrap(&*empty, &volume.ring, true).unwrap(), Wrapping::None);
-    assert_eq!(rewrap(&*zeros, &volume.ring, true).unwrap(), Wrapping::None);
+    assert_eq!(rewrapped(&empty, &volume.ring, true).unwrap(), Wrapping::None);
+    assert_eq!(rewrapped(&zeros, &volume.ring, true).unwrap(), Wrapping::None);
     assert_eq!(file.rewrap(true).unwrap(), Wrapping::None);
     assert_eq!((empty.len(), zeros.len()), (0, 8192));
     file.write_at(0, b"later").unwrap();
@@ -113,13 +117,13 @@ fn a_damaged_place_leaves_the_other_one_to_serve_and_is_replaced() {
     let raw = volume.make(5000);
     let old = volume.ring.active();
     volume.rotate();
-    rewrap(&*raw, &volume.ring, true).unwrap();
+    rewrapped(&raw, &volume.ring, true).unwrap();
     for at in 108..184 {
         let torn = raw.copy();
         torn.overwrite(at, &vec![0; 184 - at as usize]);
         torn.flip(108, if at == 108 { 0x40 } else { 0 });
         assert_eq!(contents(&torn, volume.ring.clone(), 5000).unwrap(), pattern(1, 5000), "torn at {at}");
-        assert_eq!(rewrap(&*torn, &volume.ring, true).unwrap(), Wrapping::Rewrapped(old), "torn at {at}");
+        assert_eq!(rewrapped(&torn, &volume.ring, true).unwrap(), Wrapping::Rewrapped(old), "torn at {at}");
         assert_eq!(contents(&torn, volume.newest(1), 5000).unwrap(), pattern(1, 5000), "torn at {at}");
     }
     // Through an open file as well.
@@ -138,11 +142,11 @@ fn what_no_key_opens_is_told_from_what_is_no_header() {
     let before = raw.bytes(0, raw.len() as usize);
     let mut stranger = Volume::new();
     stranger.rotate();
-    assert!(matches!(rewrap(&*raw, &stranger.ring, true), Err(FileError::NoKey)));
+    assert!(matches!(rewrapped(&raw, &stranger.ring, true), Err(FileError::NoKey)));
     for at in [0, 8, 10, 16, 33, 60, 107] {
         let damaged = raw.copy();
         damaged.flip(at, 1);
-        let outcome = rewrap(&*damaged, &volume.ring, true);
+        let outcome = rewrapped(&damaged, &volume.ring, true);
         // With its id changed, a place is another master key's.
         let expected = if at == 33 {
             matches!(outcome, Err(FileError::NoKey))
@@ -153,7 +157,7 @@ fn what_no_key_opens_is_told_from_what_is_no_header() {
     }
     for len in 1..184 {
         let cut = MemFile::with_contents(&before[..len]);
-        assert!(matches!(rewrap(&*cut, &volume.ring, true), Err(FileError::Damaged(_))), "{len} bytes");
+        assert!(matches!(rewrapped(&cut, &volume.ring, true), Err(FileError::Damaged(_))), "{len} bytes");
     }
     assert_eq!(raw.bytes(0, raw.len() as usize), before);
 }
@@ -163,7 +167,7 @@ fn a_destroyed_master_key_in_the_other_place_is_no_damage() {
     let mut volume = Volume::new();
     let raw = volume.make(5000);
     volume.rotate();
-    rewrap(&*raw, &volume.ring, true).unwrap();
+    rewrapped(&raw, &volume.ring, true).unwrap();
     let file = File::open(raw.clone(), volume.newest(1)).unwrap();
     assert!(findings(&file).is_empty());
     // While a place of a key that is there must verify.
@@ -181,7 +185,7 @@ fn a_header_that_cannot_be_written_stays_as_it_was() {
     volume.rotate();
     let before = raw.bytes(0, raw.len() as usize);
     raw.set_faults(Faults { after: Some(0), errno: libc::ENOSPC, ..Faults::default() });
-    assert!(matches!(rewrap(&*raw, &volume.ring, true), Err(FileError::Io(_))));
+    assert!(matches!(rewrapped(&raw, &volume.ring, true), Err(FileError::Io(_))));
     assert!(matches!(file.rewrap(true), Err(FileError::Io(_))));
     raw.set_faults(Faults::default());
     assert_eq!(raw.bytes(0, raw.len() as usize), before);

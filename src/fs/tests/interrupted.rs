@@ -362,3 +362,28 @@ fn a_check_notices_two_directories_with_one_id() {
     assert_eq!(summary.damaged, 1, "{:?}", findings.0.lock());
     assert!(findings.0.lock()[0].contains("the same id as /"), "{:?}", findings.0.lock());
 }
+
+/// Found by making many files on a busy disk: the daemon kept each open until the background had flushed it, and ran out of descriptors.
+#[test]
+fn files_closed_faster_than_they_are_flushed_do_not_use_descriptors_up() {
+    let scratch = Scratch::new();
+    let fs = scratch.mount();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let (before, limit) = (open(), (crate::sys::process::file_limit() / 4).min(8192) + 500);
+    // No background runs here: it has fallen behind for good.
+    let many = limit + 500;
+    for n in 0..many {
+        write_file(&fs, Ino::ROOT, os(&format!("new {n}")), b"x");
+    }
+    assert!(open() - before < limit, "{} of {limit} after {many} new files", open() - before);
+    // Files whose commits are in the journal alone.
+    fs.commit_all().unwrap();
+    for n in 0..3000 {
+        let ino = fs.lookup(Ino::ROOT, os(&format!("new {n}"))).unwrap().attr.ino;
+        let handle = fs.open(&ROOT, ino, WRITE).unwrap();
+        fs.write(handle, 0, b"y", WriteHow::default()).unwrap();
+        fs.release(handle).unwrap();
+    }
+    assert!(open() - before < 2600, "{} after 3000 changed files", open() - before);
+    assert_eq!(read_file(&fs, Ino::ROOT, os("new 7")).unwrap(), b"y");
+}
