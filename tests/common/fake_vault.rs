@@ -93,8 +93,12 @@ impl FakeVault {
     }
 
     pub fn serve_tls(&self, authority: &Authority) -> Server {
+        self.serve_tls_on(0, authority)
+    }
+
+    pub fn serve_tls_on(&self, port: u16, authority: &Authority) -> Server {
         let fake = self.clone();
-        Server::tls(authority, move |call| fake.answer(&call))
+        Server::tls_on(port, authority, move |call| fake.answer(&call))
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {

@@ -100,6 +100,11 @@ impl Server {
         Server::start(0, Some(authority.server_config()), Arc::new(handler))
     }
 
+    /// HTTPS on this port.
+    pub fn tls_on(port: u16, authority: &Authority, handler: impl Fn(Call) -> Reply + Send + Sync + 'static) -> Server {
+        Server::start(port, Some(authority.server_config()), Arc::new(handler))
+    }
+
     fn start(port: u16, tls: Option<rustls::ServerConfig>, handler: Arc<Handler>) -> Server {
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("bind");
         listener.set_nonblocking(true).expect("nonblocking");

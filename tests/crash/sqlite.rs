@@ -61,7 +61,7 @@ fn record(mode: &str) -> Option<(Run, Transactions)> {
     let options = SessionOptions { source: "simulated".into(), threads: 2, ..SessionOptions::default() };
     let mounted = session::mount(fs, at.path(), &options).expect("the mount");
     let (ready, is_ready) = mpsc::channel();
-    let serving = std::thread::spawn(move || mounted.run(move || ready.send(()).expect("somebody waits")));
+    let serving = std::thread::spawn(move || mounted.run(move || ready.send(()).expect("somebody waits"), None));
     is_ready.recv().expect("the mount answers");
 
     let mut positions = Vec::new();
