@@ -7,6 +7,8 @@
 pub mod aead;
 pub mod kdf;
 pub mod names;
+#[cfg(feature = "pkcs11")]
+pub mod rsa;
 pub mod secret;
 
 /// Error of every open, unwrap or decryption: wrong key, wrong place or changed bytes. Deliberately without detail.
@@ -34,6 +36,12 @@ pub fn random(out: &mut [u8]) {
         tracing::error!("the random generator failed: the process ends, since no key or nonce can be made safely");
         std::process::abort();
     }
+}
+
+/// SHA-256 (FIPS 180-4).
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
 }
 
 /// A fresh random nonce.

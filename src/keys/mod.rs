@@ -28,13 +28,18 @@ pub mod key_file;
 #[path = "../../tests/common/key_server.rs"]
 mod key_server;
 pub mod passphrase;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 pub mod ring;
-#[cfg(feature = "network")]
-#[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
+#[cfg(any(feature = "network", feature = "pkcs11"))]
+#[allow(dead_code, reason = "each of the providers, a feature for itself, uses its part")]
 mod secret_file;
 #[cfg(all(test, feature = "network"))]
 #[path = "../../tests/common/server.rs"]
 mod server;
+#[cfg(all(test, feature = "pkcs11"))]
+#[path = "../../tests/common/softhsm.rs"]
+mod softhsm;
 pub mod spec;
 #[cfg(feature = "vault")]
 pub mod vault;
@@ -89,6 +94,11 @@ pub trait KeyProvider: Send + Sync {
     /// # Errors
     /// [`ProviderError`].
     fn check(&self) -> Result<(), ProviderError>;
+
+    /// What can be found out about it, as names and values for people, without secrets; asks the other end, and says here what fails.
+    fn facts(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 /// The providers that a command was given credentials for.
@@ -257,6 +267,8 @@ pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
         aws_kms::KIND => Ok(Box::new(aws_kms::AwsKms::open(spec)?)),
         #[cfg(feature = "hsm-api")]
         hsm_api::KIND => Ok(Box::new(hsm_api::HsmApi::open(spec)?)),
+        #[cfg(feature = "pkcs11")]
+        pkcs11::KIND => Ok(Box::new(pkcs11::Pkcs11Provider::open(spec)?)),
         #[cfg(feature = "vault")]
         vault::KIND => Ok(Box::new(vault::Vault::open(spec)?)),
         _ => Err(ProviderError::Setup {

@@ -35,6 +35,8 @@ pub struct ProviderSpec {
     parameters: BTreeMap<String, String>,
     /// Providers that are needed together, of the kind `all-of`.
     pub parts: Vec<ProviderSpec>,
+    /// Other places of the same key, in the order in which they are tried; for the kinds that know such.
+    pub alternatives: Vec<ProviderSpec>,
 }
 
 /// Why text or a file does not name a provider.
@@ -102,6 +104,8 @@ impl ProviderSpec {
             let value = value.map_err(|_| SpecError::Value { name: name.into(), expected: "percent-encoded UTF-8" })?;
             if name == "part" && depth < MAX_DEPTH {
                 spec.parts.push(Self::parse(&value, depth + 1)?);
+            } else if name == "alternative" && depth < MAX_DEPTH {
+                spec.alternatives.push(Self::parse(&value, depth + 1)?);
             } else {
                 spec.put(name, value.into_owned())?;
             }
@@ -117,6 +121,7 @@ impl ProviderSpec {
             target: target.into(),
             parameters: BTreeMap::new(),
             parts: Vec::new(),
+            alternatives: Vec::new(),
         })
     }
 
@@ -160,12 +165,13 @@ impl ProviderSpec {
                 toml::Value::String(value) => spec.put(&name, value)?,
                 toml::Value::Integer(value) => spec.put(&name, value.to_string())?,
                 toml::Value::Boolean(value) => spec.put(&name, value.to_string())?,
-                toml::Value::Array(parts) if name == "part" && depth < MAX_DEPTH => {
+                toml::Value::Array(parts) if matches!(&*name, "part" | "alternative") && depth < MAX_DEPTH => {
                     for part in parts {
                         let toml::Value::Table(part) = part else {
                             return Err(SpecError::Value { name, expected: "a list of tables" });
                         };
-                        spec.parts.push(Self::from_table(part, depth + 1)?);
+                        let part = Self::from_table(part, depth + 1)?;
+                        if name == "part" { spec.parts.push(part) } else { spec.alternatives.push(part) }
                     }
                 }
                 _ => return Err(SpecError::Value { name, expected }),
@@ -236,6 +242,9 @@ impl ProviderSpec {
         if !self.parts.is_empty() && self.kind != "all-of" {
             names.push("part".into());
         }
+        if !self.alternatives.is_empty() {
+            names.push("alternative".into());
+        }
         if names.is_empty() { Ok(()) } else { Err(SpecError::Unknown { kind: self.kind, names }) }
     }
 }
@@ -302,6 +311,9 @@ mod tests {
         assert!(error.to_string().contains("tiemout"), "{error}");
         let parts: ProviderSpec = "vault:x?part=key-file:/k".parse().unwrap();
         assert!(parts.finish().is_err());
+        let alternatives: ProviderSpec = "vault:x?alternative=vault:y&alternative=vault:z".parse().unwrap();
+        assert_eq!(alternatives.alternatives.len(), 2);
+        assert!(alternatives.finish().is_err());
     }
 
     #[test]
