@@ -217,6 +217,8 @@ pub enum Key {
     Destroy(KeyDestroy),
     /// Wrap a slot anew by another credential, or by the same provider in another state, under its number.
     Rebind(KeyRebind),
+    /// Ask key providers what they are, and test them: wrap, unwrap, expect refusals; needs no volume.
+    Probe(KeyProbe),
 }
 
 /// How all headers are walked over.
@@ -348,6 +350,17 @@ pub struct KeyRebind {
     /// Change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `envelopefs key probe`
+#[derive(Debug, Args)]
+pub struct KeyProbe {
+    /// What to probe.
+    #[command(flatten)]
+    pub credentials: Credentials,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,7 @@ mod life;
 mod log;
 mod mount;
 mod options;
+mod probe;
 mod umount;
 
 use std::fmt;
@@ -176,6 +177,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Key(Key::Retire(args)) => life::retire(args),
         Command::Key(Key::Destroy(args)) => life::destroy(args),
         Command::Key(Key::Rebind(args)) => life::rebind(args),
+        Command::Key(Key::Probe(args)) => probe::run(args),
         #[cfg(feature = "hsm-api")]
         Command::Takeover(args) => key_server::takeover(args),
         #[cfg(feature = "hsm-api")]

@@ -10,6 +10,8 @@ mod common;
 mod history;
 #[path = "../common/random.rs"]
 mod random;
+#[path = "../common/softhsm.rs"]
+mod softhsm;
 
 mod attributes;
 mod conformance;
@@ -23,6 +25,7 @@ mod locks;
 mod manifest;
 mod names;
 mod open;
+mod pkcs11;
 mod programs;
 mod readonly;
 mod rotation;

@@ -4,12 +4,12 @@
 //! pkcs11:token=hsm;object=app?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/etc/envelopefs/pin
 //! ```
 //!
-//! The key cannot be read out of its token; the token wraps and unwraps the master key ([`mechanism`]), which is bound to volume,
+//! The key cannot be read out of its token; the token wraps and unwraps the master key (`mechanism`), which is bound to volume,
 //! key version and slot. The specification alone says which key is used, never the slot. Slots record the key's CKA_ID, by which another
 //! key's slot is passed over.
 //!
 //! The same key may be in several tokens (replicas of an HSM): `alternative=` names them, and they are tried in order. Modules are foreign
-//! code: each token is served by a thread of its own and waited for only so long ([`worker`]). Set-up and all parameters:
+//! code: each call has a thread of its own and is waited for only so long (`worker`). Set-up and all parameters:
 //! contrib/providers/pkcs11.md.
 
 mod mechanism;
@@ -43,7 +43,7 @@ pub struct Pkcs11Provider {
     timeout: Duration,
 }
 
-/// A token on its thread.
+/// A token, and what lends it to threads.
 struct Served {
     /// For people.
     name: String,
@@ -93,7 +93,7 @@ impl Pkcs11Provider {
         Ok(Pkcs11Provider { tokens: places.into_iter().enumerate().map(serve).collect(), timeout })
     }
 
-    /// Runs a job on one token's thread.
+    /// Runs a job with one token.
     fn on<T: Send + 'static>(
         &self,
         served: &Served,

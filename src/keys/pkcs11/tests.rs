@@ -212,6 +212,17 @@ own_process!(a_token_that_was_away_is_used_again, |softhsm| {
     provider.check().unwrap();
 });
 
+own_process!(a_key_that_is_taken_away_is_a_refusal, |softhsm| {
+    softhsm.token("hsm");
+    let provider = made(&softhsm.spec("hsm", "app"));
+    let slot = provider.wrap(&Secret::random(), &PLACE).unwrap();
+    softhsm.tool("hsm", &["--delete-object", "--type", "secrkey", "--label", "app"]);
+    let outcome = provider.unwrap(&slot, &PLACE).unwrap();
+    assert!(matches!(outcome, Err(ProviderError::Refused { .. })), "a lease ends with it: {outcome:?}");
+    // For one who has never seen it, its name may be mistyped.
+    assert!(matches!(open(&softhsm.spec("hsm", "app")).check(), Err(ProviderError::Setup { .. })));
+});
+
 own_process!(a_lost_session_is_opened_anew_with_one_login, |softhsm| {
     softhsm.token("hsm");
     let provider = made(&softhsm.spec_by(&softhsm.shim(), "hsm", "app"));
@@ -251,18 +262,18 @@ own_process!(a_token_that_lies_is_found_out, |softhsm| {
 own_process!(a_module_that_hangs_is_left_behind_within_its_time, |softhsm| {
     softhsm.token("hsm");
     softhsm.token("spare");
-    let spec = format!("{}&timeout=0.5", softhsm.spec_by(&softhsm.shim(), "hsm", "app"));
+    let spec = format!("{}&timeout=2", softhsm.spec_by(&softhsm.shim(), "hsm", "app"));
     let provider = made(&spec);
     let slot = provider.wrap(&Secret::random(), &PLACE).unwrap();
     for function in ["C_DecryptInit", "C_Decrypt"] {
         let start = Instant::now();
         softhsm.order(function, "hang");
-        assert!(error(provider.unwrap(&slot, &PLACE).unwrap()).contains("has not answered within 500ms"));
+        assert!(error(provider.unwrap(&slot, &PLACE).unwrap()).contains("has not answered within 2s"));
         let late = start.elapsed();
-        assert!(late < Duration::from_secs(5), "{late:?}");
+        assert!(late < Duration::from_secs(20), "{late:?}");
         // Others do not even wait.
         assert!(error(provider.check()).contains("has not returned yet"));
-        assert!(start.elapsed() < late + Duration::from_millis(300));
+        assert!(start.elapsed() < late + Duration::from_millis(1500));
         softhsm.order(function, "");
         let patience = Instant::now() + Duration::from_secs(30);
         while provider.check().is_err() {
@@ -276,7 +287,7 @@ own_process!(a_module_that_hangs_is_left_behind_within_its_time, |softhsm| {
         softhsm.order(function, "hang");
         let start = Instant::now();
         assert!(error(open(&spec).check()).contains("has not answered"), "{function}");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(20));
         softhsm.order(function, "");
     }
 });

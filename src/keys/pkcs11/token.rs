@@ -31,6 +31,8 @@ pub(super) struct Token {
     rules: Rules,
     /// Keys may be made here.
     make: bool,
+    /// The key was here: if it is not any more, that is a refusal, not a mistake in a specification.
+    had_key: bool,
     // Dropped in this order: the session ends before its module does.
     connection: Option<Connection>,
     module: Option<Module>,
@@ -66,7 +68,7 @@ struct Found {
 impl Token {
     /// Nothing is loaded or asked yet.
     pub(super) fn new(place: Place, rules: Rules, make: bool) -> Self {
-        Token { place, rules, make, connection: None, module: None }
+        Token { place, rules, make, had_key: false, connection: None, module: None }
     }
 
     /// Runs `operation` on a connection that has passed the self-test. One that fails on an older connection is tried once more on a new one:
@@ -150,6 +152,7 @@ impl Token {
             }
             None => return Err(self.no_key()),
         };
+        self.had_key = true;
         let choice = self.choose(slot, &found.key)?;
         let names = Names {
             id: found.id,
@@ -315,6 +318,10 @@ impl Token {
     }
 
     fn no_key(&self) -> ProviderError {
+        if self.had_key {
+            return self
+                .refused("the key is no longer in it", "use another key slot; who removed the key has revoked it");
+        }
         ProviderError::Setup {
             fact: format!("there is no {}", self.place.uri),
             remedy: match self.make {

@@ -1,36 +1,37 @@
-//! A thread that owns what a foreign library is called with, and callers that wait for it only so long.
+//! What a foreign library is called with, lent to one thread at a time, and callers that wait for it only so long.
 //!
 //! A PKCS#11 module is foreign code that may block for ever: on its network, its device, its daemon. A call cannot be taken back, so the
-//! caller goes on without it; further callers are refused at once until it returns. The thread ends with its [`Worker`]: a daemon that needs
-//! no more keys runs none.
+//! caller goes on without it; further callers are refused at once until it returns. Each call has a thread of its own: none is left that
+//! would keep privileges which the daemon gives up later.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
-
-/// How long the end of a worker waits for its thread to close sessions.
+/// How long the end of a worker waits for sessions to be closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// The thread; it starts with the first call.
-pub(super) struct Worker<S> {
-    thread: Mutex<Thread<S>>,
-    /// A call has not returned in time, and still has not.
-    stuck: Arc<AtomicBool>,
+/// A state, at home or lent.
+pub(super) struct Worker<S: Send + 'static>(Arc<Shared<S>>);
+
+struct Shared<S> {
+    place: Mutex<Place<S>>,
+    /// The state has come back, or will not.
+    changed: Condvar,
 }
 
-enum Thread<S> {
-    Waiting(S),
-    Running {
-        inbox: Sender<Job<S>>,
-        ended: Receiver<()>,
+enum Place<S> {
+    Home(S),
+    /// On the thread of the call with this number, counted from 0.
+    Lent {
+        call: u64,
+        /// Its caller has gone.
+        late: bool,
     },
-    /// It could not be started.
-    None,
+    /// Lost with a thread that panicked, or could not be started.
+    Lost,
 }
 
 /// Why there is no result.
@@ -47,80 +48,95 @@ pub(super) enum NoResult {
     Gone,
 }
 
+/// Brings a state home at the end of its thread; without one, the thread has panicked.
+struct Return<S> {
+    to: Arc<Shared<S>>,
+    state: Option<S>,
+}
+
+impl<S> Drop for Return<S> {
+    fn drop(&mut self) {
+        *self.to.place.lock() = self.state.take().map_or(Place::Lost, Place::Home);
+        self.to.changed.notify_all();
+    }
+}
+
 impl<S: Send + 'static> Worker<S> {
     pub(super) fn new(state: S) -> Self {
-        Worker { thread: Mutex::new(Thread::Waiting(state)), stuck: Arc::default() }
+        Worker(Arc::new(Shared { place: Mutex::new(Place::Home(state)), changed: Condvar::new() }))
     }
 
-    /// Runs `job` on the thread and waits for its result. A job that has not begun when the time is up never will.
+    /// Runs `job` on a thread and waits for its result; first, for the calls before it. A job that has not begun when the time is up
+    /// never will.
     pub(super) fn call<T: Send + 'static>(
         &self,
         timeout: Duration,
         job: impl FnOnce(&mut S) -> T + Send + 'static,
     ) -> Result<T, NoResult> {
-        if self.stuck.load(Ordering::SeqCst) {
-            return Err(NoResult::Stuck);
-        }
+        let deadline = Instant::now() + timeout;
+        let (state, call) = self.borrow(deadline).map_err(|no_result| match no_result {
+            NoResult::Late(_) => NoResult::Late(timeout),
+            other => other,
+        })?;
         let (answer, result) = mpsc::sync_channel(1);
-        // Who comes first, the thread to begin or the caller to give up, takes the flag.
-        let taken = Arc::new(AtomicBool::new(false));
-        let (begun, stuck) = (taken.clone(), self.stuck.clone());
-        let send = move |state: &mut S| {
-            if !begun.swap(true, Ordering::SeqCst) {
-                let _ = answer.send(job(state));
-                stuck.store(false, Ordering::SeqCst);
-            }
+        let mut back = Return { to: self.0.clone(), state: None };
+        let run = move || {
+            let mut state = state;
+            let value = job(&mut state);
+            back.state = Some(state);
+            drop(back);
+            let _ = answer.send(value);
         };
-        self.inbox()?.send(Box::new(send)).map_err(|_| NoResult::Gone)?;
-        match result.recv_timeout(timeout) {
+        // Where none can be started, the closure is dropped, and with it the state.
+        std::thread::Builder::new().name("pkcs11".into()).spawn(run).map_err(|_| NoResult::Gone)?;
+        match result.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(value) => Ok(value),
             Err(RecvTimeoutError::Disconnected) => Err(NoResult::Gone),
             Err(RecvTimeoutError::Timeout) => {
-                if taken.swap(true, Ordering::SeqCst) {
-                    self.stuck.store(true, Ordering::SeqCst);
-                    // It may have returned between the two: then nobody else would take the flag back.
-                    if let Ok(value) = result.try_recv() {
-                        self.stuck.store(false, Ordering::SeqCst);
-                        return Ok(value);
-                    }
+                if let Place::Lent { call: lent, late } = &mut *self.0.place.lock()
+                    && *lent == call
+                {
+                    *late = true;
+                    self.0.changed.notify_all();
                 }
                 Err(NoResult::Late(timeout))
             }
         }
     }
 
-    fn inbox(&self) -> Result<Sender<Job<S>>, NoResult> {
-        let mut thread = self.thread.lock();
-        if let Thread::Waiting(_) = &*thread {
-            let Thread::Waiting(mut state) = std::mem::replace(&mut *thread, Thread::None) else {
-                return Err(NoResult::Gone);
-            };
-            let (inbox, jobs) = mpsc::channel::<Job<S>>();
-            let (farewell, ended) = mpsc::channel();
-            let run = move || {
-                for job in jobs {
-                    job(&mut state);
+    fn borrow(&self, deadline: Instant) -> Result<(S, u64), NoResult> {
+        // Numbers the calls of all workers.
+        static CALLS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let mut place = self.0.place.lock();
+        loop {
+            match &*place {
+                Place::Home(_) => {
+                    let call = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let state = std::mem::replace(&mut *place, Place::Lent { call, late: false });
+                    return if let Place::Home(state) = state { Ok((state, call)) } else { Err(NoResult::Gone) };
                 }
-                drop(state);
-                let _ = farewell.send(());
-            };
-            std::thread::Builder::new().name("pkcs11".into()).spawn(run).map_err(|_| NoResult::Gone)?;
-            *thread = Thread::Running { inbox, ended };
-        }
-        match &*thread {
-            Thread::Running { inbox, .. } => Ok(inbox.clone()),
-            Thread::Waiting(_) | Thread::None => Err(NoResult::Gone),
+                Place::Lent { late: true, .. } => return Err(NoResult::Stuck),
+                Place::Lost => return Err(NoResult::Gone),
+                Place::Lent { late: false, .. } => {
+                    if self.0.changed.wait_until(&mut place, deadline).timed_out() {
+                        return Err(NoResult::Late(Duration::ZERO));
+                    }
+                }
+            }
         }
     }
 }
 
-impl<S> Drop for Worker<S> {
+impl<S: Send + 'static> Drop for Worker<S> {
+    /// Sessions are closed by the module, so not here, where that could hang.
     fn drop(&mut self) {
-        let Thread::Running { inbox, ended } = std::mem::replace(&mut *self.thread.lock(), Thread::None) else {
-            return;
+        let Place::Home(state) = std::mem::replace(&mut *self.0.place.lock(), Place::Lost) else { return };
+        let (done, ended) = mpsc::sync_channel(1);
+        let run = move || {
+            drop(state);
+            let _ = done.send(());
         };
-        drop(inbox);
-        if !self.stuck.load(Ordering::SeqCst) {
+        if std::thread::Builder::new().name("pkcs11".into()).spawn(run).is_ok() {
             let _ = ended.recv_timeout(FAREWELL);
         }
     }
@@ -129,7 +145,7 @@ impl<S> Drop for Worker<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::time::Instant;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -169,8 +185,7 @@ mod tests {
         let (gate, busy) = (Arc::new(Barrier::new(2)), worker.clone());
         let hanging = gate.clone();
         let first = std::thread::spawn(move || busy.call(LATE, move |log| (hanging.wait(), log.push("first")).1));
-        while matches!(&*worker.thread.lock(), Thread::Waiting(_)) {}
-        std::thread::sleep(SOON);
+        while matches!(&*worker.0.place.lock(), Place::Home(_)) {}
         assert_eq!(worker.call(SOON, |log| log.push("late")), Err(NoResult::Late(SOON)));
         gate.wait();
         first.join().unwrap().unwrap();
@@ -189,7 +204,7 @@ mod tests {
         let worker = Worker::new(Flag(dropped.clone()));
         worker.call(LATE, |_| ()).unwrap();
         drop(worker);
-        assert!(dropped.load(Ordering::SeqCst), "the thread has ended");
+        assert!(dropped.load(Ordering::SeqCst), "and its end is waited for");
         let worker = Worker::new(());
         assert_eq!(worker.call(LATE, |()| panic!("as meant")), Err::<(), _>(NoResult::Gone));
         assert_eq!(worker.call(LATE, |()| ()), Err(NoResult::Gone));
