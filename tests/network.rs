@@ -102,8 +102,16 @@ fn live(place: &Place, spec: &str, other: &str, server: Server, serve: &dyn Fn(u
         assert!(fs::read(mount.path().join("file")).unwrap() == contents);
         mount.unmount();
     };
-    // The option of fstab.
     holds(place.mount(&["-o", &format!("ro,provider={spec}")]));
+    // As mount(8) does for a line of fstab with the type fuse.envelopefs.
+    let mut helper = Command::new("/usr/sbin/mount.fuse3");
+    let options = format!("provider={spec},_netdev,nosuid,nodev");
+    helper.arg(place.path("backing")).arg(place.path("mnt")).args(["-o", &options, "-t", "fuse.envelopefs"]);
+    let beside = std::path::Path::new(PROGRAM).parent().unwrap().display();
+    succeed(helper.env_clear().env("PATH", format!("{beside}:/usr/bin:/bin")).envs(AWS));
+    let read = fs::read(place.path("mnt/file"));
+    succeed(&mut place.command(&["umount", "{m}"]));
+    assert!(read.unwrap() == contents);
     common::write_key(&place.path("key"));
     succeed(&mut place.command(&["key", "add", "--provider", spec, "--new-key-file", "{d}/key", "{b}"]));
 
