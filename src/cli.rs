@@ -202,7 +202,7 @@ pub struct Check {
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// List key versions and slots; needs no key.
-    List(Info),
+    List(KeyList),
     /// Add a slot, so that a further credential opens the volume.
     Add(KeyAdd),
     /// Remove a slot.
@@ -366,6 +366,16 @@ pub struct KeyProbe {
     pub json: bool,
 }
 
+/// `envelopefs key list`
+#[derive(Debug, Args)]
+pub struct KeyList {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `envelopefs key add`
 #[derive(Debug, Args)]
 pub struct KeyAdd {
@@ -377,6 +387,12 @@ pub struct KeyAdd {
     /// The credential of the new slot.
     #[command(flatten)]
     pub new: NewSlot,
+    /// Open the volume and the new credential, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The credential of a slot to be made. Without any, a passphrase is asked for on the terminal.
@@ -416,6 +432,12 @@ pub struct KeyRemove {
     /// A credential that opens the volume; it may be that of the slot to remove.
     #[command(flatten)]
     pub credentials: Credentials,
+    /// Change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `envelopefs takeover`

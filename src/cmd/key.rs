@@ -1,14 +1,44 @@
-//! `envelopefs key`: the slots that open a volume.
+//! `envelopefs key list, add, remove`: the slots that open a volume.
 
 use std::process::ExitCode;
 
-use super::{Result, credentials, harden, info};
-use crate::cli::{Info, KeyAdd, KeyRemove};
-use crate::volume::{NewSlot, Volume};
+use serde_json::{Value, json};
 
-pub(super) fn list(args: Info) -> Result<ExitCode> {
-    info::print_keys(Volume::open(&args.backing)?.description());
+use super::{Result, credentials, harden, info};
+use crate::cli::{KeyAdd, KeyList, KeyRemove};
+use crate::volume::{Description, NewSlot, Volume};
+
+pub(super) fn list(args: KeyList) -> Result<ExitCode> {
+    let volume = Volume::open(&args.backing)?;
+    match args.json {
+        true => println!("{}", described(volume.description())),
+        false => info::print_keys(volume.description()),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Versions and slots with all that a slot says of itself but the wrapped key.
+fn described(description: &Description) -> Value {
+    let slots = |slots: &[crate::volume::KeySlot]| -> Vec<Value> {
+        let one = |slot: &crate::volume::KeySlot| {
+            json!({
+                "slot": slot.id, "provider": slot.provider, "label": slot.label, "created": slot.created.to_string(),
+                "parameters": slot.parameters,
+            })
+        };
+        slots.iter().map(one).collect()
+    };
+    let versions: Vec<Value> = description
+        .keys()
+        .iter()
+        .map(|key| {
+            json!({
+                "version": key.version, "id": key.id.to_string(), "state": key.state.to_string(),
+                "created": key.created.to_string(), "slots": slots(&key.slots),
+            })
+        })
+        .collect();
+    json!({"volume": description.uuid().to_string(), "versions": versions})
 }
 
 pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
@@ -16,8 +46,17 @@ pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
     let mut volume = Volume::open(&args.backing)?;
     let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, None)?;
     let provider = credentials::new_slot(&args.new)?;
-    let slot = volume.add_slot(&unlocked, NewSlot { provider: &*provider, label: &args.new.label })?;
-    println!("Added key slot {slot}: {}.", provider.describe());
+    let slot = match args.dry_run {
+        true => provider.check().map(|()| None)?,
+        false => Some(volume.add_slot(&unlocked, NewSlot { provider: &*provider, label: &args.new.label })?),
+    };
+    match (args.json, slot) {
+        (true, _) => {
+            println!("{}", json!({"slot": slot, "provider": provider.describe(), "dry_run": args.dry_run}));
+        }
+        (false, Some(slot)) => println!("Added key slot {slot}: {}.", provider.describe()),
+        (false, None) => println!("Dry run: a key slot would be added for {}.", provider.describe()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -25,10 +64,19 @@ pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, None)?;
-    volume.remove_slot(&unlocked, args.slot)?;
-    println!("Removed key slot {}.", args.slot);
-    println!(
-        "Whoever kept a copy of the volume's description and has the slot's credential can still unwrap the master key."
-    );
+    volume.check_removable(args.slot)?;
+    if !args.dry_run {
+        volume.remove_slot(&unlocked, args.slot)?;
+    }
+    match (args.json, args.dry_run) {
+        (true, _) => println!("{}", json!({"slot": args.slot, "dry_run": args.dry_run})),
+        (false, true) => println!("Dry run: key slot {} would be removed.", args.slot),
+        (false, false) => {
+            println!("Removed key slot {}.", args.slot);
+            println!(
+                "Whoever kept a copy of the volume's description and has the slot's credential can still unwrap the master key: rotate it (envelopefs key rotate)."
+            );
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -191,23 +191,32 @@ impl Volume {
         Ok(slot)
     }
 
+    /// Whether a slot could be removed.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSlot`]; [`VolumeError::LastSlot`] if a master key that is still of use would have none left.
+    pub fn check_removable(&self, slot: u32) -> Result<()> {
+        let has = |key: &&MasterKey| key.slots.iter().any(|have| have.id == slot);
+        if !self.description().keys().iter().any(|key| has(&key)) {
+            return Err(VolumeError::NoSuchSlot(slot));
+        }
+        let mut in_use = self.description().keys().iter().filter(|key| key.state.unwraps()).filter(has);
+        match in_use.find(|key| key.slots.len() == 1) {
+            Some(key) => Err(VolumeError::LastSlot { slot, version: key.version }),
+            None => Ok(()),
+        }
+    }
+
     /// Removes a slot from every master key.
     ///
     /// Whoever kept a copy of `volume.toml` and has the credential can still unlock with that copy.
     ///
     /// # Errors
-    /// [`VolumeError::LastSlot`] if a master key that is still of use would have none left.
+    /// As [`check_removable`](Self::check_removable).
     pub fn remove_slot(&mut self, keys: &Unlocked, slot: u32) -> Result<()> {
-        if !self.description().keys().iter().any(|key| key.slots.iter().any(|have| have.id == slot)) {
-            return Err(VolumeError::NoSuchSlot(slot));
-        }
+        self.check_removable(slot)?;
         self.replace(keys, |_, description| {
-            for key in description.keys_mut() {
-                key.slots.retain(|have| have.id != slot);
-                if key.slots.is_empty() && key.state.unwraps() {
-                    return Err(VolumeError::LastSlot { slot, version: key.version });
-                }
-            }
+            description.keys_mut().iter_mut().for_each(|key| key.slots.retain(|have| have.id != slot));
             Ok(())
         })
     }
