@@ -65,6 +65,11 @@ pub enum Command {
     /// Compare the signing key that key servers tell with the pinned one.
     #[cfg(feature = "hsm-api")]
     CheckServerKey(CheckServerKey),
+    /// Show or verify the log of what was done with a volume's keys.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Open a volume with its recovery key, or enough shares of it, and add a key slot.
+    Recover(Recover),
     /// Write man pages or shell completions into a directory.
     Generate(Generate),
 }
@@ -387,12 +392,106 @@ pub struct KeyAdd {
     /// The credential of the new slot.
     #[command(flatten)]
     pub new: NewSlot,
+    /// Or a recovery key.
+    #[command(flatten)]
+    pub recovery: NewRecovery,
     /// Open the volume and the new credential, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A recovery key to be made for a new slot.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "New recovery key")]
+pub struct NewRecovery {
+    /// Make a recovery key, to be printed and kept: it opens the volume when all else is lost.
+    #[arg(long, group = "new")]
+    pub new_recovery: bool,
+    /// Split it into so many shares, 2 to 255.
+    #[arg(long, value_name = "N", requires = "new_recovery", requires = "threshold")]
+    pub shares: Option<u8>,
+    /// So many of the shares are needed, 2 to all.
+    #[arg(long, value_name = "M", requires = "shares")]
+    pub threshold: Option<u8>,
+    /// Words of a list instead of groups of letters and digits.
+    #[arg(long, requires = "new_recovery")]
+    pub words: bool,
+    /// Write it into files in this directory, one for each share and readable by their owner alone, instead of showing it.
+    #[arg(long, value_name = "DIR", requires = "new_recovery")]
+    pub output_dir: Option<PathBuf>,
+    /// Do not ask whether it was written down.
+    #[arg(long, requires = "new_recovery")]
+    pub yes: bool,
+}
+
+/// `envelopefs audit`
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Verify the log's chain and MACs, and name the first fault.
+    Verify(AuditVerify),
+    /// List the events; their chain is verified on the way, their MACs are not.
+    Show(AuditShow),
+}
+
+/// `envelopefs audit verify`
+#[derive(Debug, Args)]
+pub struct AuditVerify {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// A credential that opens the volume.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// The head that an earlier verification printed, kept elsewhere: the log must still contain that event.
+    #[arg(long, value_name = "NUMBER:SHA256")]
+    pub head: Option<crate::audit::Head>,
+    /// Verify the chain alone, without a credential: who can write to the backing directory can make one that fits.
+    #[arg(long)]
+    pub chain_only: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `envelopefs audit show`
+#[derive(Debug, Args)]
+pub struct AuditShow {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// Print the lines as they are, JSON objects.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `envelopefs recover`
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// The backing directory of the volume.
+    pub backing: PathBuf,
+    /// File with the recovery key or with shares of it; only its owner may have rights to it. Without any, they are asked for on
+    /// the terminal.
+    #[arg(long, value_name = "PATH")]
+    pub recovery_file: Vec<PathBuf>,
+    /// Read the recovery key or the shares, an empty line between two, from this open file descriptor.
+    #[arg(long, value_name = "N", conflicts_with = "recovery_file")]
+    pub recovery_fd: Option<i32>,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// The credential of the new slot.
+    #[command(flatten)]
+    pub new: NewSlot,
+    /// Or another recovery key.
+    #[command(flatten)]
+    pub recovery: NewRecovery,
+    /// Only see whether the recovery key opens the volume.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The credential of a slot to be made. Without any, a passphrase is asked for on the terminal.

@@ -17,10 +17,12 @@
 //! - [`crypto`] is the only room that names an AEAD; [`keys`] turns providers' key slots into an unlocked
 //!   [`keys::KeyRing`]; [`volume`] is the description of a volume on disk.
 //! - [`api`] is the messages of the remote key API, for its client in [`keys`] and a server.
+//! - [`audit`] notes what is done with a volume's keys; [`cmd`] calls it.
 //! - [`sys`] has the only `unsafe` code.
 
 #[cfg(feature = "hsm-api")]
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod cmd;
 pub mod crypto;

@@ -23,6 +23,7 @@ mod code {
     pub(crate) const NOT_A_VOLUME: i32 = 6;
     pub(crate) const UNSUPPORTED: i32 = 7;
     pub(crate) const MOUNT: i32 = 8;
+    pub(crate) const PROVIDER: i32 = 9;
 }
 
 /// `envelopefs` with arguments; spaces separate them, `{b}`, `{m}`, `{k}` and `{d}` stand for the volume's paths.
@@ -623,4 +624,192 @@ fn a_foreground_mount_logs_to_standard_error_and_ends_well() {
     fs::write(mount.path().join("f"), "x").unwrap();
     assert!(mount.log_text().contains("mounted"), "{}", mount.log_text());
     mount.unmount();
+}
+
+#[test]
+fn a_recovery_key_opens_when_all_else_is_lost_and_gives_a_new_slot() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let mount = volume.mount();
+    fs::write(mount.path().join("f"), "kept").unwrap();
+    mount.unmount();
+    for dir in ["paper", "other"] {
+        fs::create_dir(volume.dir().join(dir)).unwrap();
+    }
+    let made = succeed(&mut envelopefs(
+        &volume,
+        "key add --key-file {k} --new-recovery --shares 5 --threshold 3 --words --output-dir {d}/paper --label paper {b}",
+    ));
+    assert!(made.contains("Added key slot 2") && !made.contains("EFS1"), "{made}");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(volume.dir().join("paper")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 5);
+    for file in &files {
+        assert_eq!(fs::metadata(file).unwrap().mode() & 0o7777, 0o600);
+        let share = fs::read_to_string(file).unwrap();
+        assert_eq!(share.lines().skip(1).flat_map(str::split_whitespace).count(), 34, "{share}");
+        assert!(!made.contains(share.lines().nth(1).unwrap()), "what is in a file is not shown");
+    }
+    let recover = |some: &[&PathBuf], more: &str| {
+        let mut command = envelopefs(&volume, &format!("recover {{b}} {more}"));
+        for file in some {
+            command.arg("--recovery-file").arg(file);
+        }
+        command
+    };
+    fs::remove_file(volume.key()).unwrap();
+    let all: Vec<&PathBuf> = files.iter().collect();
+    fails(&mut recover(&all[..2], "--dry-run"), code::PROVIDER, "3 shares are needed");
+    fails(&mut recover(&[all[0], all[1], all[0]], "--dry-run"), code::PROVIDER, "share 1 was given twice");
+    let said = succeed(&mut recover(&all[2..], "--dry-run"));
+    assert!(said.contains("opens key slot 2"), "{said}");
+    // Damaged, of another key and of another volume: each is told as what it is.
+    let damaged = volume.dir().join("damaged");
+    let share = fs::read_to_string(all[0]).unwrap();
+    let first = share.lines().nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    file_with(&damaged, &share.replacen(&first, if first == "zoo" { "abandon" } else { "zoo" }, 1), 0o600);
+    fails(&mut recover(&[all[1], all[2], &damaged], "--dry-run"), code::PROVIDER, "a word is wrong");
+    let other = Volume::new();
+    succeed(
+        envelopefs(&other, "key add --key-file {k} --new-recovery --output-dir")
+            .arg(volume.dir().join("other"))
+            .arg(other.backing()),
+    );
+    let foreign = fs::read_dir(volume.dir().join("other")).unwrap().next().unwrap().unwrap().path();
+    fails(&mut recover(&[&foreign], "--dry-run"), code::WRONG_KEY, "made for another volume");
+    fails(&mut recover(&[all[0], all[1], &foreign], "--dry-run"), code::PROVIDER, "different recovery keys");
+    common::write_key(&volume.dir().join("new-key"));
+    let said = succeed(&mut recover(&all[1..4], "--new-key-file {d}/new-key"));
+    assert!(said.contains("Added key slot 3"), "{said}");
+    // The shares are a credential like any other, also for a mount.
+    let words: Vec<String> = (2..).zip(&all[1..3]).map(|(n, file)| format!("&file-{n}={}", file.display())).collect();
+    let spec = format!("recovery:?file={}{}", all[0].display(), words.concat());
+    for credential in ["key_file={d}/new-key".to_owned(), format!("provider={spec}")] {
+        let mount = Background::new(&volume, &format!("mount {{b}} {{m}} -o {credential}"));
+        assert_eq!(fs::read_to_string(volume.mountpoint().join("f")).unwrap(), "kept");
+        drop(mount);
+    }
+    let all_in_one = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect::<Vec<_>>().join("\n");
+    let output = with_input(&mut envelopefs(&volume, "recover --recovery-fd 0 --dry-run {b}"), &all_in_one);
+    assert!(output.status.success(), "{}", text(&output));
+    succeed(envelopefs(&volume, "check --provider").arg(&spec).arg(volume.backing()));
+}
+
+#[test]
+fn a_recovery_key_is_shown_once_and_confirmed() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    let key = volume.key().to_str().unwrap().to_owned();
+    let backing = volume.backing().to_str().unwrap().to_owned();
+    let on_terminal = |answers: &str, args: &[&str]| {
+        let mut all = vec![answers, PROGRAM];
+        all.extend(args);
+        python(volume.dir(), ON_A_TERMINAL, &all)
+    };
+    let add = ["key", "add", "--key-file", &key, "--new-recovery", &backing];
+    let shown = on_terminal("no", &add);
+    assert!(shown.contains("EFS1 ") && shown.contains("not confirmed") && shown.contains("exit 1"), "{shown}");
+    assert!(!succeed(&mut envelopefs(&volume, "key list {b}")).contains("recovery"), "nothing was changed");
+    let shown = on_terminal("yes", &add);
+    assert!(shown.contains("Added key slot 2") && shown.contains("exit 0"), "{shown}");
+    let typed = shown.lines().find(|line| line.trim().starts_with("EFS1 ")).unwrap().trim().to_lowercase();
+    // Mistyped first: said where, and asked again; never echoed.
+    let mistyped = format!("{}q{}", &typed[..20], &typed[21..]);
+    let mistyped = if mistyped == typed { format!("{}p{}", &typed[..20], &typed[21..]) } else { mistyped };
+    let shown = on_terminal(&format!("{mistyped}|{typed}"), &["recover", "--dry-run", &backing]);
+    assert!(shown.contains("opens key slot 2") && shown.contains("probably in group 3"), "{shown}");
+    assert!(!shown.to_lowercase().contains(&typed[..30]), "{shown}");
+    for (line, code, says) in [
+        ("key add --key-file {k} --new-recovery {b}", code::USAGE, "--yes"),
+        ("key add --key-file {k} --new-recovery --shares 3 {b}", code::USAGE, "--threshold"),
+        ("key add --key-file {k} --new-recovery --shares 3 --threshold 4 --yes {b}", code::USAGE, "2 to 255"),
+        ("key add --key-file {k} --words {b}", code::USAGE, "--new-recovery"),
+        ("key add --key-file {k} --new-recovery --new-key-file {d}/x {b}", code::USAGE, "cannot be used with"),
+        ("key add --key-file {k} --new-recovery --output-dir {d}/none {b}", code::FAILURE, "none"),
+    ] {
+        fails(&mut envelopefs(&volume, line), code, says);
+    }
+}
+
+#[test]
+fn a_slot_of_two_providers_needs_both() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    common::write_key(&volume.dir().join("second"));
+    file_with(&volume.dir().join("pass"), "open sesame\n", 0o600);
+    file_with(&volume.dir().join("wrong"), "open sesamE\n", 0o600);
+    let both = "all-of:?part=key-file:{d}/second&part=passphrase:%3Ffile={d}/pass";
+    let added = succeed(&mut envelopefs(
+        &volume,
+        &format!("key add --key-file {{k}} --new-provider {both} {{b}} --argon2-memory 8"),
+    ));
+    assert!(added.contains("all of (key file") && added.contains("+ passphrase)"), "{added}");
+    succeed(&mut envelopefs(&volume, &format!("key remove --provider {both} {{b}} 1")));
+    let mount = Background::new(&volume, &format!("mount {{b}} {{m}} -o provider={both}"));
+    fs::write(volume.mountpoint().join("f"), "x").unwrap();
+    drop(mount);
+    let file = "kind = 'all-of'\n[[part]]\nkind = 'key-file'\ntarget = '{d}/second'\n[[part]]\nkind = 'passphrase'\nfile = '{d}/pass'\n";
+    file_with(&volume.dir().join("both.toml"), &file.replace("{d}", volume.dir().to_str().unwrap()), 0o644);
+    succeed(&mut envelopefs(&volume, "check --provider {d}/both.toml {b}"));
+    for (wrong, code, says) in [
+        ("check --key-file {d}/second {b}", code::WRONG_KEY, "no key slot for key-file"),
+        ("check --passphrase-file {d}/pass {b}", code::WRONG_KEY, "no key slot for passphrase"),
+        (
+            "check --provider all-of:?part=passphrase:%3Ffile={d}/pass&part=key-file:{d}/second {b}",
+            code::WRONG_KEY,
+            "wrong all of",
+        ),
+        (
+            "check --provider all-of:?part=key-file:{d}/second&part=passphrase:%3Ffile={d}/wrong {b}",
+            code::WRONG_KEY,
+            "wrong all of",
+        ),
+        ("check --provider all-of:?part=key-file:{d}/second {b}", code::USAGE, "two to eight"),
+    ] {
+        fails(&mut envelopefs(&volume, wrong), code, says);
+    }
+}
+
+#[test]
+fn key_events_are_noted_and_verified() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    common::write_key(&volume.dir().join("wrong"));
+    succeed(&mut envelopefs(&volume, "key add --key-file {k} --new-key-file {d}/k2 --make-key-file {b}"));
+    drop(Background::new(&volume, "mount --key-file {d}/k2 {b} {m}"));
+    fails(&mut envelopefs(&volume, "mount --key-file {d}/wrong {b} {m}"), code::WRONG_KEY, "wrong key file");
+    fails(&mut envelopefs(&volume, "key remove --key-file {d}/wrong {b} 2"), code::WRONG_KEY, "wrong key file");
+    succeed(&mut envelopefs(&volume, "key remove --key-file {k} {b} 2"));
+    volume.assert_clean();
+    let shown = succeed(&mut envelopefs(&volume, "audit show {b}"));
+    let operations: Vec<&str> = shown.lines().map(|line| line.split_whitespace().nth(2).unwrap()).collect();
+    assert_eq!(operations, ["init", "slot-add", "mount", "mount", "slot-remove", "slot-remove", "check"], "{shown}");
+    assert_eq!(shown.matches("FAILED: wrong key file").count(), 2, "{shown}");
+    assert!(shown.lines().nth(2).unwrap().contains("slot 2"), "{shown}");
+    let lines = succeed(&mut envelopefs(&volume, "audit show --json {b}"));
+    let path = volume.backing().join(".envelopefs/key-events.log");
+    assert_eq!(lines, fs::read_to_string(&path).unwrap());
+    let verified = succeed(&mut envelopefs(&volume, "audit verify --key-file {k} {b}"));
+    assert!(verified.contains("Verified 7 events, 5 of them with a MAC."), "{verified}");
+    let head = verified.lines().find_map(|line| line.strip_prefix("Head: ")).unwrap();
+    succeed(&mut envelopefs(&volume, &format!("audit verify --key-file {{k}} {{b}} --head {head}")));
+    succeed(&mut envelopefs(&volume, "audit verify --chain-only {b}"));
+    // Changed in the middle, then cut off at the end.
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, whole.replacen("\"slot-add\"", "\"slot-del\"", 1)).unwrap();
+    fails(&mut envelopefs(&volume, "audit verify --key-file {k} {b}"), code::DAMAGED, "line 2");
+    fs::write(&path, whole.replacen("\"slot\":2", "\"slot\":3", 1)).unwrap();
+    fails(&mut envelopefs(&volume, "audit verify --key-file {k} {b}"), code::DAMAGED, "line 2: its MAC is wrong");
+    let json = run(&mut envelopefs(&volume, "audit verify --json --key-file {k} {b}"));
+    assert!(text(&json).contains("\"line\":2"), "{}", text(&json));
+    let cut: Vec<&str> = whole.split_inclusive('\n').take(6).collect();
+    fs::write(&path, cut.concat()).unwrap();
+    succeed(&mut envelopefs(&volume, "audit verify --key-file {k} {b}"));
+    fails(
+        &mut envelopefs(&volume, &format!("audit verify --key-file {{k}} {{b}} --head {head}")),
+        code::DAMAGED,
+        "cut off",
+    );
+    fails(&mut envelopefs(&volume, "audit verify --head 7 {b}"), code::USAGE, "NUMBER:SHA256");
 }

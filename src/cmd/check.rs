@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uuid::Uuid;
 
 use super::{Code, Failure, Result, credentials, harden};
+use crate::audit::{self, Operation};
 use crate::cli::Check;
 use crate::fs::check::{Finding, Reporter};
 use crate::fs::{Fs, FsOptions};
@@ -20,7 +21,8 @@ pub(super) fn run(args: Check) -> Result<ExitCode> {
     let volume = Volume::open(&args.backing)?;
     // A mounted volume changes under the check, which would take that for damage.
     let _lock = volume.lock()?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, args.volume_id)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::Check, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let root = open_root(&args.backing).map_err(crate::fs::FsError::from)?;
     let options = FsOptions { read_only: true, give_to_caller: false, store: StoreOptions::of_this_kernel() };
     recover(&root, volume.description().uuid(), options.store)?;

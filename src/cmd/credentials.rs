@@ -1,7 +1,7 @@
 //! From options to key providers: files are read and passphrases asked for here, and go nowhere else.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -11,7 +11,10 @@ use super::{Code, Failure, Result};
 use crate::cli::{Argon, Credentials, NewSlot};
 use crate::crypto::kdf::ArgonCost;
 use crate::crypto::secret::{NoPassphrase, Passphrase};
-use crate::keys::{self, KeyFile, KeyProvider, PassphraseProvider, ProviderError, ProviderSpec, SpecError, passphrase};
+use crate::keys::{
+    self, AllOf, KeyFile, KeyProvider, PassphraseProvider, ProviderError, ProviderSpec, RecoveryKey, SpecError, all_of,
+    passphrase, recovery,
+};
 use crate::sys::process::inherited_fd;
 
 /// The providers that the options name; a passphrase asked for on the terminal if they name none.
@@ -91,6 +94,18 @@ fn by_spec(mut spec: ProviderSpec, hash: &dyn Fn(Passphrase) -> PassphraseProvid
             finish(spec)?;
             Ok(Box::new(hash(passphrase)))
         }
+        recovery::KIND => {
+            let files = RecoveryKey::take_files(&mut spec).map_err(ProviderError::from)?;
+            let fd = spec.take_number("fd").map_err(ProviderError::from)?;
+            finish(spec)?;
+            Ok(Box::new(match (files.as_slice(), fd) {
+                ([], Some(number)) => super::recovery::from_fd(number)?,
+                ([], None) => super::recovery::ask()?,
+                (files, _) => RecoveryKey::read(files)?,
+            }))
+        }
+        // Its parts may need something from here too.
+        all_of::KIND => Ok(Box::new(AllOf::open(spec, |part| by_spec(part, hash))?)),
         _ => Ok(keys::open(spec)?),
     }
 }
@@ -128,12 +143,17 @@ fn passphrase_file(path: &Path) -> Result<Passphrase> {
 }
 
 fn passphrase_fd(number: i32) -> Result<Passphrase> {
+    let fd = descriptor("--passphrase-fd", number)?;
+    Passphrase::read_line_from(File::from(fd)).map_err(|error| no_passphrase(&error))
+}
+
+/// A descriptor that the caller left open; `option` named it.
+pub(super) fn descriptor(option: &str, number: i32) -> Result<OwnedFd> {
     // The standard input stays open: its number must not go to something else, the FUSE device say.
     let fd = if number == 0 { std::io::stdin().as_fd().try_clone_to_owned() } else { inherited_fd(number) };
-    let fd = fd.map_err(|error| {
-        Failure::new(Code::Usage, format!("--passphrase-fd {number}: there is no such open file")).because(&error)
-    })?;
-    Passphrase::read_line_from(File::from(fd)).map_err(|error| no_passphrase(&error))
+    fd.map_err(|error| {
+        Failure::new(Code::Usage, format!("{option} {number}: there is no such open file")).because(&error)
+    })
 }
 
 fn no_passphrase(error: &NoPassphrase) -> Failure {

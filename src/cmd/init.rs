@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::credentials::{self, NewCredential};
 use super::{Code, Failure, Result, harden};
+use crate::audit::{self, Event, Operation};
 use crate::cli::{Credentials, Init};
 use crate::volume::{NewSlot, Volume};
 
@@ -14,6 +15,8 @@ pub(super) fn run(args: Init) -> Result<ExitCode> {
     Volume::check_vacant(&args.backing)?;
     let provider = credentials::new(&credential, &args.argon)?;
     let (volume, unlocked) = Volume::create(&args.backing, &[NewSlot { provider: &*provider, label: &args.label }])?;
+    let event = Event::new(Operation::Init).slot(unlocked.slot()).provider(provider.kind());
+    audit::note(&volume, Some(&unlocked), event);
     println!("Made volume {} in {}.", volume.description().uuid(), args.backing.display());
     println!("Key slot {}: {}.", unlocked.slot(), provider.describe());
     println!(

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Result, credentials, harden, info};
+use super::{Result, credentials, harden, info, recovery};
+use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyAdd, KeyList, KeyRemove};
-use crate::volume::{Description, NewSlot, Volume};
+use crate::volume::{Description, Volume};
 
 pub(super) fn list(args: KeyList) -> Result<ExitCode> {
     let volume = Volume::open(&args.backing)?;
@@ -44,11 +45,12 @@ fn described(description: &Description) -> Value {
 pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, None)?;
-    let provider = credentials::new_slot(&args.new)?;
+    let unlocked = audit::unlock(&volume, Operation::SlotAdd, &credentials::existing(&args.credentials)?, None)?;
+    let uuid = volume.description().uuid();
+    let provider = recovery::new_slot(&args.new, &args.recovery, uuid, args.dry_run, args.json)?;
     let slot = match args.dry_run {
         true => provider.check().map(|()| None)?,
-        false => Some(volume.add_slot(&unlocked, NewSlot { provider: &*provider, label: &args.new.label })?),
+        false => Some(recovery::add_slot(&mut volume, &unlocked, &*provider, &args.new.label)?),
     };
     match (args.json, slot) {
         (true, _) => {
@@ -63,10 +65,14 @@ pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
 pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, None)?;
+    let unlocked = audit::unlock(&volume, Operation::SlotRemove, &credentials::existing(&args.credentials)?, None)?;
     volume.check_removable(args.slot)?;
     if !args.dry_run {
-        volume.remove_slot(&unlocked, args.slot)?;
+        let slots = volume.description().keys().iter().flat_map(|key| &key.slots);
+        let kind = slots.filter(|slot| slot.id == args.slot).map(|slot| slot.provider.clone()).next();
+        let event = Event::new(Operation::SlotRemove).slot(args.slot).provider(&kind.unwrap_or_default());
+        let removed = volume.remove_slot(&unlocked, args.slot);
+        audit::noted(&volume, &unlocked, event, removed)?;
     }
     match (args.json, args.dry_run) {
         (true, _) => println!("{}", json!({"slot": args.slot, "dry_run": args.dry_run})),

@@ -1,5 +1,6 @@
 //! The verbs of the command, a file each: they compose the rooms, speak with the user and map errors to exit codes.
 
+mod audit;
 mod check;
 mod credentials;
 mod generate;
@@ -14,12 +15,13 @@ mod log;
 mod mount;
 mod options;
 mod probe;
+mod recovery;
 mod umount;
 
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::cli::{Cli, Command, Key};
+use crate::cli::{Audit, Cli, Command, Key};
 use crate::fs::FsError;
 use crate::keys::ProviderError;
 use crate::keys::key_file::KeyFileError;
@@ -182,6 +184,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Takeover(args) => key_server::takeover(args),
         #[cfg(feature = "hsm-api")]
         Command::CheckServerKey(args) => key_server::check_server_key(args),
+        Command::Audit(Audit::Verify(args)) => audit::verify(args),
+        Command::Audit(Audit::Show(args)) => audit::show(args),
+        Command::Recover(args) => recovery::run(args),
         Command::Generate(args) => generate::run(args),
     };
     match outcome {

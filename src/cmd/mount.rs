@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::options::MountOptions;
 use super::{Code, Failure, Result, credentials, harden, log, options, umount};
+use crate::audit::{self, Operation};
 use crate::cli::{Credentials, Mount};
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::session::{self, Lease, SessionOptions};
@@ -69,7 +70,11 @@ fn serve(
         passphrase_fd: args.credentials.passphrase_fd,
     };
     let credentials = credentials::existing(&given)?;
-    let unlocked = volume.unlock(&credentials, options.volume_id)?;
+    let unlocked = match options.session.read_only {
+        // Promises to change nothing in the backing directory.
+        true => volume.unlock(&credentials, options.volume_id)?,
+        false => audit::unlock(&volume, Operation::Mount, &credentials, options.volume_id)?,
+    };
     let uuid = volume.description().uuid();
 
     let session = SessionOptions { source: backing.to_string_lossy().into_owned(), ..options.session };

@@ -36,6 +36,30 @@ pub const SLOT_KEK: &[u8] = b"envelopefs/v1/slot-kek ";
 /// Label of the check value of a slot's secret; the provider's kind follows it.
 pub const SLOT_CHECK: &[u8] = b"envelopefs/v1/slot-check ";
 
+/// Label of the key of the MACs in the log of key events, from the volume key.
+pub const AUDIT_MAC: &[u8] = b"envelopefs/v1/audit-mac";
+/// Label of a recovery key's id, from that key.
+pub const RECOVERY_ID: &[u8] = b"envelopefs/v1/recovery-id";
+/// Label of the secret of a slot that needs several keys; their number follows it.
+pub const ALL_OF: &[u8] = b"envelopefs/v1/all-of ";
+
+/// Most keys that one is derived from.
+pub const MAX_KEYS: usize = 8;
+
+/// `HKDF-SHA-256[salt, label ‖ number of keys](all keys in order, 32)`: nobody who lacks one of them knows anything of it.
+///
+/// # Panics
+/// For more than [`MAX_KEYS`], which callers rule out.
+pub fn derive_from_all(keys: &[Secret<32>], salt: &[u8], label: &[u8]) -> Secret<32> {
+    assert!(keys.len() <= MAX_KEYS, "bounded where the keys come from");
+    let all: Secret<{ 32 * MAX_KEYS }> = Secret::fill_with(|out| {
+        out.chunks_exact_mut(32).zip(keys).for_each(|(out, key)| out.copy_from_slice(key.expose()));
+    });
+    let input = all.expose().get(..32 * keys.len()).unwrap_or_default();
+    let number = [keys.len() as u8];
+    Secret::fill_with(|out| hkdf(input, salt, &[label, &number], out))
+}
+
 /// `HKDF-SHA-256[salt, info](key, N)`; the parts of `info` are concatenated, so only one of them may vary in length.
 pub fn derive<const N: usize>(key: &Secret<32>, salt: &[u8], info: &[&[u8]]) -> Secret<N> {
     const { assert!(N <= 255 * 32, "RFC 5869, section 2.3: at most 255 hashes of output") };
@@ -196,6 +220,20 @@ mod tests {
         assert_ne!(base.expose(), derive::<32>(&key(1), b"salt", &[SYMLINKS]).expose());
         assert_ne!(file_key(&key(1), &[0; 16], 0).expose(), file_key(&key(1), &[0; 16], 1).expose());
         assert_ne!(file_key(&key(1), &[0; 16], 0).expose(), file_key(&key(1), &[1; 16], 0).expose());
+    }
+
+    #[test]
+    fn every_key_its_place_and_their_number_change_what_is_derived_from_all() {
+        let key = |n: u8| Secret::<32>::fill_with(|b| b.fill(n));
+        let all = |keys: &[u8]| {
+            let keys: Vec<_> = keys.iter().map(|n| key(*n)).collect();
+            *derive_from_all(&keys, b"salt", ALL_OF).expose()
+        };
+        let different = [all(&[1, 2]), all(&[2, 1]), all(&[1, 3]), all(&[1]), all(&[1, 2, 0]), all(&[1, 2, 2])];
+        for (at, one) in different.iter().enumerate() {
+            assert!(different[at + 1..].iter().all(|other| other != one));
+        }
+        assert_eq!(all(&[1, 2]), all(&[1, 2]));
     }
 
     fn hex(text: &str) -> Vec<u8> {

@@ -117,3 +117,18 @@ pub(super) mod base64_array {
         <[u8; N]>::try_from(bytes).map_err(|bytes| D::Error::custom(format!("{} bytes instead of {N}", bytes.len())))
     }
 }
+
+/// Bytes as base64url text without padding, for serde.
+pub(super) mod base64_bytes {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::keys) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub(in crate::keys) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        BASE64_URL_SAFE_NO_PAD.decode(String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}

@@ -5,6 +5,7 @@
 //! unwraps it again. Which slots there are, who wrote them and whether the description around them is
 //! authentic is the business of [`crate::volume`].
 
+pub mod all_of;
 #[cfg(feature = "aws-kms")]
 mod aws_credentials;
 #[cfg(feature = "aws-kms")]
@@ -30,9 +31,9 @@ mod key_server;
 pub mod passphrase;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+pub mod recovery;
 pub mod ring;
-#[cfg(any(feature = "network", feature = "pkcs11"))]
-#[allow(dead_code, reason = "each of the providers, a feature for itself, uses its part")]
+#[allow(dead_code, reason = "each provider, a feature for itself, uses its part")]
 mod secret_file;
 #[cfg(all(test, feature = "network"))]
 #[path = "../../tests/common/server.rs"]
@@ -50,8 +51,10 @@ use crate::crypto::Unauthentic;
 use crate::crypto::kdf::{ArgonError, CostError};
 use crate::crypto::secret::Secret;
 
+pub use all_of::AllOf;
 pub use key_file::KeyFile;
 pub use passphrase::PassphraseProvider;
+pub use recovery::RecoveryKey;
 pub use ring::{FileId, Handover, KeyId, KeyRing, WrappedDek};
 pub use spec::{ProviderSpec, SpecError};
 
@@ -271,6 +274,8 @@ pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
         pkcs11::KIND => Ok(Box::new(pkcs11::Pkcs11Provider::open(spec)?)),
         #[cfg(feature = "vault")]
         vault::KIND => Ok(Box::new(vault::Vault::open(spec)?)),
+        recovery::KIND => Ok(Box::new(RecoveryKey::open(spec)?)),
+        all_of::KIND => Ok(Box::new(AllOf::open(spec, open)?)),
         _ => Err(ProviderError::Setup {
             fact: format!("this envelopefs has no key provider {:?}", spec.kind),
             remedy: "check the word before the colon, or build with the provider's feature",

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 use uuid::Uuid;
@@ -134,6 +135,7 @@ pub struct KeyRing {
     xattr_names: NameCipher,
     symlink_key: Secret<32>,
     xattr_value_key: Secret<32>,
+    audit: Arc<Secret<32>>,
 }
 
 impl KeyRing {
@@ -152,7 +154,13 @@ impl KeyRing {
             xattr_names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::XATTR_NAMES])),
             symlink_key: kdf::derive(volume_key, salt, &[kdf::SYMLINKS]),
             xattr_value_key: kdf::derive(volume_key, salt, &[kdf::XATTR_VALUES]),
+            audit: Arc::new(kdf::derive(volume_key, salt, &[kdf::AUDIT_MAC])),
         }
+    }
+
+    /// The key of the MACs in the log of key events: the same for all versions of the master key.
+    pub fn audit_key(&self) -> Arc<Secret<32>> {
+        self.audit.clone()
     }
 
     /// A ring with one fresh random master key and a fresh volume key.

@@ -8,6 +8,7 @@ mod place;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -130,6 +131,11 @@ impl Volume {
     /// What the volume says of itself: for display, not authenticated before [`unlock`](Self::unlock).
     pub fn description(&self) -> &Description {
         self.document.description()
+    }
+
+    /// The control directory, for what else is kept there.
+    pub fn control(&self) -> BorrowedFd<'_> {
+        self.place.control()
     }
 
     /// Takes the lock that a daemon holds as long as the volume is mounted.
