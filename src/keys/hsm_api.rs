@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::encoding::AsDer;
@@ -41,6 +42,10 @@ pub const KIND: &str = "hsm-api";
 
 /// Largest file of pinned keys.
 const MAX_PEM: usize = 64 << 10;
+/// Address of EC2's metadata service.
+const IMDS: &str = "http://169.254.169.254";
+/// For both of its answers.
+const IMDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most characters of a server's words that are passed on.
 const MAX_SAID: usize = 200;
 
@@ -79,7 +84,7 @@ impl HsmApi {
     /// [`ProviderError::Spec`] or [`ProviderError::Setup`]. Nothing is asked of the server.
     pub fn open(mut spec: ProviderSpec) -> Result<Self, ProviderError> {
         let options = HttpOptions::take(&mut spec)?;
-        let http = Http::new(format!("the key server {}", spec.target), options)?;
+        let http = Http::new(format!("key server {}", spec.target), options)?;
         let mut endpoints = vec![http.endpoint(&spec.target)?];
         for fallback in spec.take("fallback").unwrap_or_default().split_ascii_whitespace() {
             endpoints.push(http.endpoint(fallback)?);
@@ -491,34 +496,31 @@ impl Session<'_> {
         Ok(answer)
     }
 
-    /// What an answer with another status than 200 means.
+    /// What an answer with another status than 200 means. A refusal takes the keys from a mount with a lease, so only what the server says
+    /// about credentials and slots is one, and nothing that a proxy or a wrong address might say.
     fn refusal(&self, answer: &Answer, call: impl Into<Call>) -> ProviderError {
         let HsmApi { http, instance, .. } = self.provider;
-        let said = said(answer);
-        let refused =
-            |remedy| http.refused(format!("status {}, {said:?} ({})", answer.status, answer.endpoint), remedy);
-        match (answer.status, call.into()) {
-            (400, _) => match Refusal::of_bad_request(&answer.body) {
-                Some(Refusal::Incorrect) => http.refused(
-                    format!("{:?}, asked as instance {instance}", Refusal::Incorrect.message()),
-                    "the slot was made with another server, HSM or tenant, or was changed: check the address and the credentials, or put volume.toml back from a backup",
-                ),
-                Some(Refusal::NoCustomerKey) => http.refused(
-                    format!("{:?}", Refusal::NoCustomerKey.message()),
-                    "this tenant never made a secret: check the address and the credentials",
-                ),
-                _ => refused("see the server's audit log"),
-            },
-            (401, _) => refused("the server wants to know who asks: client-cert and client-key, or token-file"),
-            (403, Call::Key) => refused("these credentials may not speak with the server: check the certificate or token"),
-            (403, Call::Secret) => {
-                refused("these credentials may not act as this instance: check instance-id and the certificate or token")
+        let said = format!("status {}, {:?} ({})", answer.status, said(answer), answer.endpoint);
+        let refused = |remedy| http.refused(said.clone(), remedy);
+        let known = (answer.status == 400).then(|| Refusal::of_bad_request(&answer.body)).flatten();
+        match (answer.status, known, call.into()) {
+            (_, Some(Refusal::Incorrect), _) => http.refused(
+                format!("{:?}, asked as instance {instance}", Refusal::Incorrect.message()),
+                "the slot was made with another server, HSM or tenant, or was changed: check the address and the credentials, or put volume.toml back from a backup",
+            ),
+            (_, Some(Refusal::NoCustomerKey), _) => http.refused(
+                format!("{:?}", Refusal::NoCustomerKey.message()),
+                "this tenant never made a secret: check the address and the credentials",
+            ),
+            (401, ..) => refused("the server wants to know who asks: client-cert and client-key, or token-file"),
+            (403, _, Call::Key) => {
+                refused("these credentials may not speak with the server: check the certificate or token")
             }
-            (404 | 405, _) => refused("check the address: it is the base address, which usually ends in /v1"),
-            (429 | 500 | 502..=504, _) => {
-                http.unreachable(format!("{} answers with status {}, {said:?}", answer.endpoint, answer.status))
-            }
-            (status, _) => http.answer(format!("status {status}, {said:?} ({})", answer.endpoint)),
+            (403, _, Call::Secret) => refused(
+                "these credentials may not act as this instance: check instance-id and the certificate or token",
+            ),
+            (429 | 500 | 502..=504, ..) => http.unreachable(said),
+            _ => http.answer(said),
         }
     }
 }
@@ -675,17 +677,49 @@ mod sealed {
 }
 
 fn take_instance(spec: &mut ProviderSpec) -> Result<InstanceId, ProviderError> {
+    let metadata = spec.take("imds-endpoint");
     let text = match (spec.take("instance-id"), spec.take_path("instance-id-file")) {
         (Some(_), Some(_)) => {
             let name = "instance-id-file".into();
             return Err(SpecError::Value { name, expected: "there beside instance-id" }.into());
         }
+        (Some(text), None) if text == "imds" => instance_of_metadata(metadata.as_deref().unwrap_or(IMDS))?,
         (Some(text), None) => text,
         (None, Some(path)) => secret_file::read_word("file of the instance id", &path, Access::AsMounted)?.to_string(),
         (None, None) => return Err(SpecError::Missing { kind: spec.kind.clone(), name: "instance-id" }.into()),
     };
     let expected = "an instance id: up to 64 letters, digits and characters of \"._-\"";
     Ok(text.parse().map_err(|_| SpecError::Value { name: "instance-id".into(), expected })?)
+}
+
+/// The instance id that EC2's metadata service tells, version 2 with a session token (EC2 user guide, "Use the Instance Metadata
+/// Service"). It decides nothing: the server knows by the credentials who may be which instance.
+fn instance_of_metadata(base: &str) -> Result<String, ProviderError> {
+    let options = HttpOptions {
+        timeout: IMDS_TIMEOUT,
+        connect_timeout: Duration::from_secs(1),
+        // There is no other: it answers on a link of this machine alone.
+        plain: true,
+        ..HttpOptions::default()
+    };
+    let http = Http::new("instance metadata service", options)?;
+    let (deadline, endpoints) = (http.deadline(), [http.endpoint(base)?]);
+    let ask = |request: &dyn Fn(&Endpoint) -> Request| {
+        let answer = http.exchange(deadline, &endpoints, is_passing, |endpoint| Ok(request(endpoint)))?;
+        let text = std::str::from_utf8(&answer.body).map(str::trim).unwrap_or_default();
+        match answer.status {
+            200 if !text.is_empty() => Ok(Zeroizing::new(text.to_owned())),
+            status => Err(http.answer(format!("status {status}, and no text"))),
+        }
+    };
+    let token = ask(&|endpoint| {
+        Request::new("PUT", endpoint.join("latest/api/token")).header("X-aws-ec2-metadata-token-ttl-seconds", "60")
+    })?;
+    let id = ask(&|endpoint| {
+        let request = Request::get(endpoint.join("latest/meta-data/instance-id"));
+        request.header("X-aws-ec2-metadata-token", token.as_str())
+    })?;
+    Ok(id.to_string())
 }
 
 fn take_pinned(spec: &mut ProviderSpec) -> Result<Pinned, ProviderError> {

@@ -207,7 +207,7 @@ impl VolumeError {
             }
             VolumeError::NoSlotFor { .. } => Some("give the credential for one of the slots it has".into()),
             VolumeError::NoneOpens { .. } => {
-                Some("check the passphrase (keyboard layout, caps lock) or the key file".into())
+                Some("check the passphrase (keyboard layout, caps lock), the key file or the provider".into())
             }
             VolumeError::TooLarge(_)
             | VolumeError::Malformed(_)

@@ -92,6 +92,7 @@ pub struct Hsm {
     only: Mutex<Option<&'static str>>,
     audit: AtomicU64,
     seen: Mutex<Vec<Seen>>,
+    secrets: Mutex<Vec<Vec<u8>>>,
 }
 
 /// A call that came.
@@ -131,6 +132,7 @@ impl Hsm {
             only: Mutex::new(None),
             audit: AtomicU64::new(1),
             seen: Mutex::new(Vec::new()),
+            secrets: Mutex::new(Vec::new()),
         }
     }
 
@@ -169,6 +171,11 @@ impl Hsm {
     /// The calls that came since this was asked last.
     pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// All secrets that it ever gave out.
+    pub fn secrets(&self) -> Vec<Vec<u8>> {
+        self.secrets.lock().unwrap().clone()
     }
 
     fn spki(&self) -> Vec<u8> {
@@ -292,6 +299,7 @@ impl Hsm {
         if fault == Fault::MixedUp && operation == "generate-secret" {
             secret = random::<32>().to_vec();
         }
+        self.secrets.lock().unwrap().push(secret.clone());
         let wrapped = rsa.map_or_else(Vec::new, |rsa| match fault {
             Fault::OtherRsa(bits) => wrap(other_rsa(bits), &secret),
             Fault::ShortWrapped => wrap(rsa, &secret)[1..].to_vec(),

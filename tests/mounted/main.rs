@@ -18,6 +18,8 @@ mod conformance;
 mod data;
 mod directories;
 mod faults;
+#[cfg(feature = "hsm-api")]
+mod hsm_api;
 mod journal;
 mod kill;
 mod lease;

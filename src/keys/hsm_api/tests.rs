@@ -258,15 +258,17 @@ fn a_context_signature_that_was_there_once_is_insisted_on() {
 fn what_a_server_refuses_is_told_with_its_remedy() {
     let (hsm, server, provider) = pair(Hsm::new());
     let slot = provider.wrap(&Secret::random(), &PLACE).unwrap();
-    for (status, says) in [(401, "token-file"), (403, "as this instance"), (404, "base address"), (400, "audit log")] {
+    for (status, says) in [(401, "token-file"), (403, "as this instance")] {
         hsm.misbehave(Fault::Status(status));
         let error = unwrap(&provider, &slot).unwrap_err();
         assert!(matches!(error, ProviderError::Refused { .. }), "{error}");
         assert!(error.to_string().contains("Out of order") && error.remedy().unwrap().contains(says), "{error}");
     }
-    for fault in [Fault::Redirect, Fault::Status(204), Fault::Status(418)] {
+    // What something between could say is no refusal: it would take the keys from a mount with a lease.
+    for fault in [204, 400, 404, 405, 413, 418].map(Fault::Status).into_iter().chain([Fault::Redirect]) {
         hsm.misbehave(fault);
-        assert!(matches!(unwrap(&provider, &slot), Err(ProviderError::Answer { .. })), "{fault:?}");
+        let error = unwrap(&provider, &slot).unwrap_err();
+        assert!(matches!(error, ProviderError::Answer { .. }) && error.remedy().is_some(), "{fault:?}: {error}");
     }
     // Another HSM or tenant, or a blob that was changed: the server does not say which.
     let stranger = Arc::new(Hsm::new());
@@ -519,6 +521,36 @@ fn a_slot_of_another_volume_is_not_even_asked_for() {
 }
 
 #[test]
+fn the_instance_id_can_come_from_the_metadata_service_in_its_second_version() {
+    use crate::keys::server::Reply;
+    let hsm = Hsm::new();
+    let pem = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(pem.path(), hsm.pem()).unwrap();
+    let open = |metadata: &Server| {
+        let spec = format!(
+            "hsm-api:https://h/v1?instance-id=imds&imds-endpoint={}&signing-key={}",
+            metadata.url(),
+            pem.path().display()
+        );
+        HsmApi::open(spec.parse().unwrap())
+    };
+    let metadata = Server::new(|call| match (call.method.as_str(), call.path.as_str()) {
+        ("PUT", "/latest/api/token") if call.header("x-aws-ec2-metadata-token-ttl-seconds") == "60" => {
+            Reply::text(200, "session")
+        }
+        ("GET", "/latest/meta-data/instance-id") if call.header("x-aws-ec2-metadata-token") == "session" => {
+            Reply::text(200, OURS)
+        }
+        _ => Reply::text(401, ""),
+    });
+    assert_eq!(open(&metadata).unwrap().instance().as_str(), OURS);
+    let refusing = Server::new(|_| Reply::text(403, "no"));
+    assert!(matches!(open(&refusing), Err(ProviderError::Answer { .. })));
+    let odd = Server::new(|_| Reply::text(200, "../other"));
+    assert!(matches!(open(&odd), Err(ProviderError::Spec(_))));
+}
+
+#[test]
 fn specifications_are_checked() {
     let hsm = Hsm::new();
     let dir = tempfile::tempdir().unwrap();
@@ -529,7 +561,7 @@ fn specifications_are_checked() {
     let (pem, id) = (format!("signing-key={}", path("pem")), "ab".repeat(32));
     let open = |rest: &str| HsmApi::open(format!("hsm-api:{rest}").parse().unwrap());
     let right = open(&format!("https://h/v1?instance-id-file={}&{pem}", path("id"))).unwrap();
-    assert_eq!(right.describe(), "the key server https://h/v1 as instance i-0123");
+    assert_eq!(right.describe(), "key server https://h/v1 as instance i-0123");
     assert_eq!(right.pinned(), [hsm.fingerprint()]);
     for (bad, says) in [
         (format!("http://h/v1?instance-id=i-1&{pem}"), "https"),
