@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Code, Failure, Result, harden};
 use crate::api::InstanceId;
+use crate::audit::{self, Event, Operation};
 use crate::cli::{CheckServerKey, Takeover};
 use crate::keys::hsm_api::{self, HsmApi, TakeOver};
 use crate::keys::{KeyProvider, ProviderError, ProviderSpec};
@@ -33,12 +34,13 @@ pub(super) fn takeover(args: Takeover) -> Result<ExitCode> {
     }
     for slot in &slots {
         // Again for each: it opens one slot that is still the other's, and proves that the description is what it was.
-        let unlocked = volume.unlock(&credential, args.volume_id)?;
+        let unlocked = audit::unlock(&volume, Operation::Takeover, &credential, args.volume_id)?;
         if args.dry_run {
             break;
         }
         let [provider] = &credential;
-        volume.rebind(&unlocked, *slot, NewSlot { provider: &**provider, label: "" })?;
+        let done = volume.rebind(&unlocked, *slot, NewSlot { provider: &**provider, label: "" });
+        audit::noted(&volume, &unlocked, Event::new(Operation::Takeover).slot(*slot), done)?;
     }
     let numbers = slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match (args.json, args.dry_run) {

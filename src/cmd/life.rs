@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::headers::{self, Pace, Reach, Walked};
 use super::{Code, Failure, Result, credentials, harden};
+use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyDestroy, KeyRebind, KeyRetire, KeyRotate, KeyStatus, Walk};
 use crate::fs::rewrap::Task;
 use crate::keys::KeyId;
@@ -36,7 +37,7 @@ pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let credentials = credentials::existing(&args.credentials)?;
-    let mut unlocked = volume.unlock(&credentials, args.volume_id)?;
+    let mut unlocked = audit::unlock(&volume, Operation::Rotate, &credentials, args.volume_id)?;
     // Before anything is changed: the way to the headers.
     let reach = Reach::find(&volume, &args.backing)?;
     let (pace, json) = (pace(&args.walk), args.walk.json);
@@ -45,7 +46,15 @@ pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
     }
     let mut left_behind = Vec::new();
     if !args.resume {
-        let rotation = volume.rotate(&unlocked, &credentials, args.leave_slots_behind)?;
+        let rotation = match volume.rotate(&unlocked, &credentials, args.leave_slots_behind) {
+            Ok(rotation) => rotation,
+            Err(error) => {
+                audit::note(&volume, Some(&unlocked), Event::new(Operation::Rotate).failed(&error));
+                return Err(error.into());
+            }
+        };
+        let event = Event::new(Operation::Rotate).slot(unlocked.slot()).version(rotation.version);
+        audit::note(&volume, Some(&rotation.unlocked), event);
         say(json, &format!("Master key version {} is in force.", rotation.version));
         for slot in &rotation.left_behind {
             say(json, &format!("Key slot {slot} stays with the old version: it does not open the new one."));
@@ -61,7 +70,8 @@ pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
         let versions: Vec<u32> =
             older(volume.description()).filter(|key| key.retired.is_none()).map(|key| key.version).collect();
         for version in versions {
-            volume.retire(&unlocked, version, false)?;
+            let done = volume.retire(&unlocked, version, false);
+            audit::noted(&volume, &unlocked, Event::new(Operation::Retire).version(version), done)?;
             retired.push(version);
         }
     }
@@ -151,7 +161,8 @@ fn not_all(walked: &Walked, fact: &str) -> Failure {
 pub(super) fn status(args: KeyStatus) -> Result<ExitCode> {
     harden()?;
     let volume = Volume::open(&args.backing)?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, args.volume_id)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::Unlock, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let reach = Reach::find(&volume, &args.backing)?;
     let walked = reach.walk(&unlocked.ring(), Task::Count, pace(&args.walk))?;
     let keys = volume.description().keys();
@@ -207,17 +218,20 @@ fn still_needed(count: u64, version: u32) -> Failure {
 pub(super) fn retire(args: KeyRetire) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, args.volume_id)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::Retire, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let key = inactive(&volume, args.version)?;
     let (reach, json) = (Reach::find(&volume, &args.backing)?, args.walk.json);
     let walked = reach.walk(&unlocked.ring(), Task::Count, pace(&args.walk))?;
     let needed = needed_by(&walked, &key);
     if !args.dry_run {
         if args.compromised {
-            volume.mark_compromised(&unlocked, args.version)?;
+            let done = volume.mark_compromised(&unlocked, args.version);
+            audit::noted(&volume, &unlocked, Event::new(Operation::Retire).version(args.version), done)?;
         }
         if needed == 0 {
-            volume.retire(&unlocked, args.version, args.compromised)?;
+            let done = volume.retire(&unlocked, args.version, args.compromised);
+            audit::noted(&volume, &unlocked, Event::new(Operation::Retire).version(args.version), done)?;
         }
     }
     report(&walked, json, json!({"version": args.version, "needed_by": needed, "dry_run": args.dry_run}));
@@ -232,7 +246,8 @@ pub(super) fn retire(args: KeyRetire) -> Result<ExitCode> {
 pub(super) fn destroy(args: KeyDestroy) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, args.volume_id)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::Destroy, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let key = inactive(&volume, args.version)?;
     let (reach, json) = (Reach::find(&volume, &args.backing)?, args.walk.json);
     let walked = reach.walk(&unlocked.ring(), Task::Count, pace(&args.walk))?;
@@ -254,7 +269,8 @@ pub(super) fn destroy(args: KeyDestroy) -> Result<ExitCode> {
         say(json, &format!("Dry run: version {} would be destroyed.", args.version));
         return Ok(ExitCode::SUCCESS);
     }
-    volume.destroy(&unlocked, args.version)?;
+    let done = volume.destroy(&unlocked, args.version);
+    audit::noted(&volume, &unlocked, Event::new(Operation::Destroy).version(args.version), done)?;
     let kept: Vec<KeyId> = older(volume.description()).map(|key| key.id).collect();
     reach.keep_only(&kept)?;
     say(
@@ -292,7 +308,8 @@ fn wait_for_grace(key: &MasterKey, days: u32) -> Result<()> {
 pub(super) fn rebind(args: KeyRebind) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = volume.unlock(&credentials::existing(&args.credentials)?, args.volume_id)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::SlotRebind, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let provider = credentials::new_slot(&args.new)?;
     let say_what = |done: &str| {
         let (slot, with) = (args.slot, provider.describe());
@@ -309,7 +326,9 @@ pub(super) fn rebind(args: KeyRebind) -> Result<ExitCode> {
         say_what("Dry run, would rebind");
         return Ok(ExitCode::SUCCESS);
     }
-    volume.rebind(&unlocked, args.slot, NewSlot { provider: &*provider, label: &args.new.label })?;
+    let event = Event::new(Operation::SlotRebind).slot(args.slot).provider(provider.kind());
+    let done = volume.rebind(&unlocked, args.slot, NewSlot { provider: &*provider, label: &args.new.label });
+    audit::noted(&volume, &unlocked, event, done)?;
     say_what("Rebound");
     Ok(ExitCode::SUCCESS)
 }

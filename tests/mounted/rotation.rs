@@ -88,6 +88,13 @@ fn a_mounted_volume_is_rotated_and_the_old_key_destroyed() {
     assert_eq!(fs::read(mount.path().join("new")).unwrap(), b"after");
     mount.unmount();
     // And not mounted.
+    let verified =
+        run(Command::new(PROGRAM).args(["audit", "verify"]).arg(volume.backing()).arg("--key-file").arg(volume.key()));
+    assert!(verified.status.success(), "{}", text(&verified));
+    let log = succeed(Command::new(PROGRAM).args(["audit", "show"]).arg(volume.backing()));
+    for operation in ["init", "mount", "rotate", "retire", "destroy"] {
+        assert!(log.contains(operation), "{operation}: {log}");
+    }
     assert_eq!(summary(&volume, "rotate", &[])["rewrapped"], 302);
     assert_eq!(headers(&volume), [0, 0, 302]);
 }
