@@ -147,9 +147,13 @@ fn the_pin_comes_by_descriptor_or_systemd_credential_as_well() {
     let (_, said) = bench.refused(bare);
     assert!(said.contains("wants a PIN") && said.contains("pin-source"), "{said}");
 
-    let mut by_fd = bench.command(["check", "--quiet", "--provider", &format!("{bare}&pin-fd=0")]);
-    by_fd.arg(&bench.backing).stdin(fs::File::open(bench.softhsm.dir().join("pin")).unwrap());
-    succeed(&mut by_fd);
+    let by_fd = format!("{bare}&pin-fd=3");
+    let line =
+        ["exec \"$0\" check --quiet --provider \"$1\" \"$2\" 3<", bench.softhsm.dir().join("pin").to_str().unwrap()]
+            .concat();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &line, PROGRAM, &by_fd]).arg(&bench.backing).envs(bench.softhsm.environment());
+    succeed(&mut shell);
 
     let credentials = bench.softhsm.dir().join("credentials");
     fs::create_dir(&credentials).unwrap();

@@ -189,7 +189,7 @@ impl KeyProvider for Pkcs11Provider {
     }
 
     fn check(&self) -> Result<(), ProviderError> {
-        self.first(|served| self.on(served, |token| token.run(false, |_| Ok(()), Token::not_wrapped)))
+        self.first(|served| self.on(served, Token::check))
     }
 
     fn facts(&self) -> Vec<(String, String)> {

@@ -109,6 +109,12 @@ impl Token {
         }
     }
 
+    /// Whether it could wrap and unwrap now: connects, or asks after the session there is.
+    pub(super) fn check(&mut self) -> Result<(), ProviderError> {
+        let ask = |connection: &Connection| Ok(connection.session.get_session_info().map(drop)?);
+        self.run(false, ask, Self::not_wrapped)
+    }
+
     /// What an error in unwrapping means on a token that is well.
     pub(super) fn not_unwrapped(&self, error: Error) -> ProviderError {
         if is_lost(&error) {
