@@ -39,6 +39,7 @@ Exit codes:
   7  the volume has a format version or a feature that this program does not know
   8  mounting or unmounting failed
   9  a key provider cannot be reached, refuses, or is not set up
+  10 an attestation report is not genuine, or not what was demanded
 
 As a mount helper: envelopefs BACKING MOUNTPOINT -o OPTIONS, or in fstab
   /srv/app.enc /srv/app fuse.envelopefs key_file=/etc/envelopefs/app.key,allow_other,nosuid,nodev 0 0";
@@ -70,6 +71,9 @@ pub enum Command {
     Audit(Audit),
     /// Open a volume with its recovery key, or enough shares of it, and add a key slot.
     Recover(Recover),
+    /// Fetch an attestation report of this SEV-SNP guest, or read one, and verify it.
+    #[cfg(feature = "sev-snp")]
+    Attest(Attest),
     /// Write man pages or shell completions into a directory.
     Generate(Generate),
 }
@@ -112,7 +116,7 @@ pub struct Argon {
 pub struct Init {
     /// The empty directory that will hold the encrypted files.
     pub backing: PathBuf,
-    /// The credential of the first key slot.
+    /// The credentials of the first key slots, each of which opens the volume.
     #[command(flatten)]
     pub credentials: Credentials,
     /// Make the key file named by --key-file; it must not exist yet.
@@ -121,6 +125,9 @@ pub struct Init {
     /// A name for the key slot, for people.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub label: String,
+    /// Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data.
+    #[arg(long)]
+    pub insecure_no_recovery_slot: bool,
     /// Costs of a passphrase slot.
     #[command(flatten)]
     pub argon: Argon,
@@ -516,6 +523,9 @@ pub struct NewSlot {
     /// A name for the new slot, for people.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub label: String,
+    /// Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data.
+    #[arg(long)]
+    pub insecure_no_recovery_slot: bool,
     /// Costs of a passphrase slot.
     #[command(flatten)]
     pub argon: Argon,
@@ -577,6 +587,85 @@ pub struct CheckServerKey {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `envelopefs attest`
+#[cfg(feature = "sev-snp")]
+#[derive(Debug, Args)]
+pub struct Attest {
+    /// Read the report from a file instead of asking this guest's secure processor.
+    #[arg(long, value_name = "PATH")]
+    pub report: Option<PathBuf>,
+    /// What the report must hold as report data, 64 bytes; without it a report that is asked for holds random bytes, and of one from a file
+    /// it stays open how old it is.
+    #[arg(long, value_name = "HEX")]
+    pub nonce: Option<String>,
+    /// Write the report to this file before it is verified.
+    #[arg(long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Verify as of this time instead of now.
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<jiff::Timestamp>,
+    /// Certificate of the signing key (VCEK or VLEK), in DER or PEM; others in the same file may be its chain.
+    #[arg(long, visible_alias = "vcek", value_name = "PATH", help_heading = "Certificates")]
+    pub vek: Option<PathBuf>,
+    /// Certificates of its authorities (ASK or ASVK, and ARK); for a VCEK AMD's are compiled in.
+    #[arg(long, value_name = "PATH", help_heading = "Certificates")]
+    pub cert_chain: Option<PathBuf>,
+    /// Directory with vcek/CHIP/TCB_vcek.der and, if need be, cert_chain.pem.
+    #[arg(long, value_name = "PATH", help_heading = "Certificates")]
+    pub cert_dir: Option<PathBuf>,
+    /// Table of certificates as the host hands it out, auxblob of configfs-tsm.
+    #[arg(long, value_name = "PATH", help_heading = "Certificates")]
+    pub cert_table: Option<PathBuf>,
+    /// Launch measurement that is allowed; with several, one of them.
+    #[arg(long, value_name = "HEX", help_heading = "Demands")]
+    pub measurement: Vec<String>,
+    /// Digest of the author key of the ID block that is allowed; with several, one of them.
+    #[arg(long, value_name = "HEX", help_heading = "Demands")]
+    pub author_key: Vec<String>,
+    /// Least security version of the guest.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Demands")]
+    pub minimum_guest_svn: u32,
+    /// HOST_DATA.
+    #[arg(long, value_name = "HEX", help_heading = "Demands")]
+    pub host_data: Option<String>,
+    /// Privilege level.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3), help_heading = "Demands")]
+    pub vmpl: u32,
+    /// Least firmware versions, reported, committed and at launch: bootloader=3,snp=8,microcode=115.
+    #[arg(long, value_name = "VERSIONS", help_heading = "Demands")]
+    pub minimum_tcb: Option<crate::attest::verify::MinimumTcb>,
+    /// Bits that the guest's policy must have.
+    #[arg(long, value_name = "BITS", default_value = "0", value_parser = bits, help_heading = "Demands")]
+    pub policy_set: u64,
+    /// Bits that it must not have.
+    #[arg(long, value_name = "BITS", default_value = "0", value_parser = bits, help_heading = "Demands")]
+    pub policy_clear: u64,
+    /// Bits that the description of the platform must have.
+    #[arg(long, value_name = "BITS", default_value = "0", value_parser = bits, help_heading = "Demands")]
+    pub platform_set: u64,
+    /// Accept a guest that its host may debug.
+    #[arg(long, help_heading = "Demands")]
+    pub allow_debug: bool,
+    /// Accept a guest that a migration agent may move.
+    #[arg(long, help_heading = "Demands")]
+    pub allow_migration: bool,
+    /// Accept a cloud provider's key (VLEK).
+    #[arg(long, help_heading = "Demands")]
+    pub allow_vlek: bool,
+    /// Accept reports of version 2, which do not say which generation of processor they are from.
+    #[arg(long, help_heading = "Demands")]
+    pub allow_version_2: bool,
+}
+
+/// A number, in hexadecimal digits after 0x.
+#[cfg(feature = "sev-snp")]
+fn bits(text: &str) -> Result<u64, std::num::ParseIntError> {
+    text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16))
 }
 
 /// `envelopefs generate`

@@ -18,10 +18,13 @@
 //!   [`keys::KeyRing`]; [`volume`] is the description of a volume on disk.
 //! - [`api`] is the messages of the remote key API, for its client in [`keys`] and a server.
 //! - [`audit`] notes what is done with a volume's keys; [`cmd`] calls it.
+//! - `attest` (feature `sev-snp`) asks the AMD secure processor for reports and keys, and verifies reports; [`keys`] and [`cmd`] use it.
 //! - [`sys`] has the only `unsafe` code.
 
 #[cfg(feature = "hsm-api")]
 pub mod api;
+#[cfg(feature = "sev-snp")]
+pub mod attest;
 pub mod audit;
 pub mod cli;
 pub mod cmd;

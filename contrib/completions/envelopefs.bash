@@ -16,6 +16,9 @@ _envelopefs() {
             ",$1")
                 cmd="envelopefs"
                 ;;
+            envelopefs,attest)
+                cmd="envelopefs__subcmd__attest"
+                ;;
             envelopefs,audit)
                 cmd="envelopefs__subcmd__audit"
                 ;;
@@ -70,6 +73,9 @@ _envelopefs() {
             envelopefs__subcmd__audit__subcmd__help,verify)
                 cmd="envelopefs__subcmd__audit__subcmd__help__subcmd__verify"
                 ;;
+            envelopefs__subcmd__help,attest)
+                cmd="envelopefs__subcmd__help__subcmd__attest"
+                ;;
             envelopefs__subcmd__help,audit)
                 cmd="envelopefs__subcmd__help__subcmd__audit"
                 ;;
@@ -121,6 +127,9 @@ _envelopefs() {
             envelopefs__subcmd__help__subcmd__key,list)
                 cmd="envelopefs__subcmd__help__subcmd__key__subcmd__list"
                 ;;
+            envelopefs__subcmd__help__subcmd__key,probe)
+                cmd="envelopefs__subcmd__help__subcmd__key__subcmd__probe"
+                ;;
             envelopefs__subcmd__help__subcmd__key,rebind)
                 cmd="envelopefs__subcmd__help__subcmd__key__subcmd__rebind"
                 ;;
@@ -147,6 +156,9 @@ _envelopefs() {
                 ;;
             envelopefs__subcmd__key,list)
                 cmd="envelopefs__subcmd__key__subcmd__list"
+                ;;
+            envelopefs__subcmd__key,probe)
+                cmd="envelopefs__subcmd__key__subcmd__probe"
                 ;;
             envelopefs__subcmd__key,rebind)
                 cmd="envelopefs__subcmd__key__subcmd__rebind"
@@ -175,6 +187,9 @@ _envelopefs() {
             envelopefs__subcmd__key__subcmd__help,list)
                 cmd="envelopefs__subcmd__key__subcmd__help__subcmd__list"
                 ;;
+            envelopefs__subcmd__key__subcmd__help,probe)
+                cmd="envelopefs__subcmd__key__subcmd__help__subcmd__probe"
+                ;;
             envelopefs__subcmd__key__subcmd__help,rebind)
                 cmd="envelopefs__subcmd__key__subcmd__help__subcmd__rebind"
                 ;;
@@ -197,12 +212,98 @@ _envelopefs() {
 
     case "${cmd}" in
         envelopefs)
-            opts="-h -V --help --version init mount umount info check key takeover check-server-key audit recover generate help"
+            opts="-h -V --help --version init mount umount info check key takeover check-server-key audit recover attest generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        envelopefs__subcmd__attest)
+            opts="-h --report --nonce --output --json --at --vcek --vek --cert-chain --cert-dir --cert-table --measurement --author-key --minimum-guest-svn --host-data --vmpl --minimum-tcb --policy-set --policy-clear --platform-set --allow-debug --allow-migration --allow-vlek --allow-version-2 --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --report)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nonce)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --at)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vek)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vcek)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert-chain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert-table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --measurement)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --author-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --minimum-guest-svn)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --host-data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vmpl)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --minimum-tcb)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --policy-set)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --policy-clear)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --platform-set)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -403,8 +504,22 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__help)
-            opts="init mount umount info check key takeover check-server-key audit recover generate help"
+            opts="init mount umount info check key takeover check-server-key audit recover attest generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        envelopefs__subcmd__help__subcmd__attest)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -543,7 +658,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__help__subcmd__key)
-            opts="list add remove rotate status retire destroy rebind"
+            opts="list add remove rotate status retire destroy rebind probe"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -585,6 +700,20 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__help__subcmd__key__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        envelopefs__subcmd__help__subcmd__key__subcmd__probe)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -739,7 +868,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__init)
-            opts="-h --key-file --passphrase-file --passphrase-fd --provider --make-key-file --label --argon2-memory --argon2-passes --argon2-lanes --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --make-key-file --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -785,7 +914,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key)
-            opts="-h --help list add remove rotate status retire destroy rebind help"
+            opts="-h --help list add remove rotate status retire destroy rebind probe help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -799,7 +928,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__add)
-            opts="-h --key-file --passphrase-file --passphrase-fd --provider --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --json --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -919,7 +1048,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__help)
-            opts="list add remove rotate status retire destroy rebind help"
+            opts="list add remove rotate status retire destroy rebind probe help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -975,6 +1104,20 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        envelopefs__subcmd__key__subcmd__help__subcmd__probe)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1072,8 +1215,38 @@ _envelopefs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        envelopefs__subcmd__key__subcmd__probe)
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --passphrase-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --passphrase-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --provider)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         envelopefs__subcmd__key__subcmd__rebind)
-            opts="-h --key-file --passphrase-file --passphrase-fd --provider --volume-id --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --argon2-memory --argon2-passes --argon2-lanes --dry-run --json --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --volume-id --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --dry-run --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1345,7 +1518,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__recover)
-            opts="-h --recovery-file --recovery-fd --volume-id --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --help"
+            opts="-h --recovery-file --recovery-fd --volume-id --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

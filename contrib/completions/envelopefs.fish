@@ -36,6 +36,7 @@ complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "takeover" -d 
 complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "check-server-key" -d 'Compare the signing key that key servers tell with the pinned one'
 complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "audit" -d 'Show or verify the log of what was done with a volume\'s keys'
 complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "recover" -d 'Open a volume with its recovery key, or enough shares of it, and add a key slot'
+complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "attest" -d 'Fetch an attestation report of this SEV-SNP guest, or read one, and verify it'
 complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "generate" -d 'Write man pages or shell completions into a directory'
 complete -c envelopefs -n "__fish_envelopefs_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
@@ -47,6 +48,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l argon2-me
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l argon2-passes -d 'Passes over the memory' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l argon2-lanes -d 'Lanes (threads)' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l make-key-file -d 'Make the key file named by --key-file; it must not exist yet'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -l insecure-no-recovery-slot -d 'Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand init" -s h -l help -d 'Print help'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand mount" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
@@ -73,16 +75,17 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l volume-i
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -l threads -d 'Threads that verify; by default one for each processor' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -s q -l quiet -d 'No progress bar'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand check" -s h -l help -d 'Print help'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -s h -l help -d 'Print help'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "list" -d 'List key versions and slots; needs no key'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "add" -d 'Add a slot, so that a further credential opens the volume'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "remove" -d 'Remove a slot'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "rotate" -d 'Put a new master key in force and rewrap every header, mounted or not; no data is encrypted anew'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "status" -d 'Count headers by the version of the master key that they need'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "retire" -d 'Make sure that no header needs a version, and note it: its grace period begins'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "destroy" -d 'Destroy a version that no header needs'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "rebind" -d 'Wrap a slot anew by another credential, or by the same provider in another state, under its number'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -s h -l help -d 'Print help'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "list" -d 'List key versions and slots; needs no key'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "add" -d 'Add a slot, so that a further credential opens the volume'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "remove" -d 'Remove a slot'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "rotate" -d 'Put a new master key in force and rewrap every header, mounted or not; no data is encrypted anew'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "status" -d 'Count headers by the version of the master key that they need'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "retire" -d 'Make sure that no header needs a version, and note it: its grace period begins'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "destroy" -d 'Destroy a version that no header needs'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "rebind" -d 'Wrap a slot anew by another credential, or by the same provider in another state, under its number'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "probe" -d 'Ask key providers what they are, and test them: wrap, unwrap, expect refusals; needs no volume'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and not __fish_seen_subcommand_from list add remove rotate status retire destroy rebind probe help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from list" -l json -d 'Print one JSON object instead of text'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
@@ -101,6 +104,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l threshold -d 'So many of the shares are needed, 2 to all' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l output-dir -d 'Write it into files in this directory, one for each share and readable by their owner alone, instead of showing it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l make-key-file -d 'Make the key file named by --new-key-file; it must not exist yet'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l insecure-no-recovery-slot -d 'Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l new-recovery -d 'Make a recovery key, to be printed and kept: it opens the volume when all else is lost'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l words -d 'Words of a list instead of groups of letters and digits'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l yes -d 'Do not ask whether it was written down'
@@ -176,9 +180,16 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -l argon2-passes -d 'Passes over the memory' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -l argon2-lanes -d 'Lanes (threads)' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -l make-key-file -d 'Make the key file named by --new-key-file; it must not exist yet'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -l insecure-no-recovery-slot -d 'Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -l dry-run -d 'Change nothing'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -l json -d 'Print one JSON object instead of text'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rebind" -s h -l help -d 'Print help'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from probe" -l key-file -d 'File with the 32 bytes of a key; only its owner may have rights to it' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from probe" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from probe" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from probe" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from probe" -l json -d 'Print one JSON object instead of text'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from probe" -s h -l help -d 'Print help'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "list" -d 'List key versions and slots; needs no key'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "add" -d 'Add a slot, so that a further credential opens the volume'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove a slot'
@@ -187,6 +198,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "retire" -d 'Make sure that no header needs a version, and note it: its grace period begins'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "destroy" -d 'Destroy a version that no header needs'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rebind" -d 'Wrap a slot anew by another credential, or by the same provider in another state, under its number'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "probe" -d 'Ask key providers what they are, and test them: wrap, unwrap, expect refusals; needs no volume'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand takeover" -l from -d 'Instance id of the owner until now' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand takeover" -l provider -d 'The key server, as the instance that takes over: hsm-api:https://…' -r
@@ -230,24 +242,49 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l shares
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l threshold -d 'So many of the shares are needed, 2 to all' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l output-dir -d 'Write it into files in this directory, one for each share and readable by their owner alone, instead of showing it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l make-key-file -d 'Make the key file named by --new-key-file; it must not exist yet'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l insecure-no-recovery-slot -d 'Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l new-recovery -d 'Make a recovery key, to be printed and kept: it opens the volume when all else is lost'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l words -d 'Words of a list instead of groups of letters and digits'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l yes -d 'Do not ask whether it was written down'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l dry-run -d 'Only see whether the recovery key opens the volume'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -s h -l help -d 'Print help'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l report -d 'Read the report from a file instead of asking this guest\'s secure processor' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l nonce -d 'What the report must hold as report data, 64 bytes; without it a report that is asked for holds random bytes, and of one from a file it stays open how old it is' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l output -d 'Write the report to this file before it is verified' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l at -d 'Verify as of this time instead of now' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l vek -l vcek -d 'Certificate of the signing key (VCEK or VLEK), in DER or PEM; others in the same file may be its chain' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l cert-chain -d 'Certificates of its authorities (ASK or ASVK, and ARK); for a VCEK AMD\'s are compiled in' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l cert-dir -d 'Directory with vcek/CHIP/TCB_vcek.der and, if need be, cert_chain.pem' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l cert-table -d 'Table of certificates as the host hands it out, auxblob of configfs-tsm' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l measurement -d 'Launch measurement that is allowed; with several, one of them' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l author-key -d 'Digest of the author key of the ID block that is allowed; with several, one of them' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l minimum-guest-svn -d 'Least security version of the guest' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l host-data -d 'HOST_DATA' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l vmpl -d 'Privilege level' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l minimum-tcb -d 'Least firmware versions, reported, committed and at launch: bootloader=3,snp=8,microcode=115' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l policy-set -d 'Bits that the guest\'s policy must have' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l policy-clear -d 'Bits that it must not have' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l platform-set -d 'Bits that the description of the platform must have' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l json -d 'Print one JSON object instead of text'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-debug -d 'Accept a guest that its host may debug'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-migration -d 'Accept a guest that a migration agent may move'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-vlek -d 'Accept a cloud provider\'s key (VLEK)'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-version-2 -d 'Accept reports of version 2, which do not say which generation of processor they are from'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -s h -l help -d 'Print help'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "init" -d 'Make an encrypted volume in an empty directory'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "mount" -d 'Show a volume in plain at a mountpoint'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "umount" -d 'Unmount a volume and wait until everything is written'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "info" -d 'Tell what a volume says of itself; needs no key'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "check" -d 'Verify every header, tree node and chunk of a volume that is not mounted'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "key" -d 'List, add and remove key slots'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "takeover" -d 'Take a volume over from another instance, whose key server slots become this one\'s'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "check-server-key" -d 'Compare the signing key that key servers tell with the pinned one'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "audit" -d 'Show or verify the log of what was done with a volume\'s keys'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "recover" -d 'Open a volume with its recovery key, or enough shares of it, and add a key slot'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "generate" -d 'Write man pages or shell completions into a directory'
-complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "init" -d 'Make an encrypted volume in an empty directory'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "mount" -d 'Show a volume in plain at a mountpoint'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "umount" -d 'Unmount a volume and wait until everything is written'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "info" -d 'Tell what a volume says of itself; needs no key'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "check" -d 'Verify every header, tree node and chunk of a volume that is not mounted'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "key" -d 'List, add and remove key slots'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "takeover" -d 'Take a volume over from another instance, whose key server slots become this one\'s'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "check-server-key" -d 'Compare the signing key that key servers tell with the pinned one'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "audit" -d 'Show or verify the log of what was done with a volume\'s keys'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "recover" -d 'Open a volume with its recovery key, or enough shares of it, and add a key slot'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "attest" -d 'Fetch an attestation report of this SEV-SNP guest, or read one, and verify it'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "generate" -d 'Write man pages or shell completions into a directory'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and not __fish_seen_subcommand_from init mount umount info check key takeover check-server-key audit recover attest generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "list" -d 'List key versions and slots; needs no key'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "add" -d 'Add a slot, so that a further credential opens the volume'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "remove" -d 'Remove a slot'
@@ -256,5 +293,6 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_s
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "retire" -d 'Make sure that no header needs a version, and note it: its grace period begins'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "destroy" -d 'Destroy a version that no header needs'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rebind" -d 'Wrap a slot anew by another credential, or by the same provider in another state, under its number'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "probe" -d 'Ask key providers what they are, and test them: wrap, unwrap, expect refusals; needs no volume'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from audit" -f -a "verify" -d 'Verify the log\'s chain and MACs, and name the first fault'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand help; and __fish_seen_subcommand_from audit" -f -a "show" -d 'List the events; their chain is verified on the way, their MACs are not'

@@ -76,6 +76,12 @@ pub(super) fn new_slot(options: &NewSlot) -> Result<Box<dyn KeyProvider>> {
     new(&credential, &options.argon)
 }
 
+/// A volume whose every slot would be lost with the machine.
+pub(super) fn no_recovery() -> Failure {
+    Failure::new(Code::Usage, "every key slot would be bound to this machine: another chip, image or firmware, and the data is lost")
+        .remedy("give a second credential of another kind as well (--key-file, --passphrase-file, another --provider), or insist with --insecure-no-recovery-slot")
+}
+
 fn parse(spec: &str) -> Result<ProviderSpec> {
     Ok(spec.parse().map_err(ProviderError::from)?)
 }

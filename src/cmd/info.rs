@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::Result;
 use crate::cli::Info;
+use crate::keys;
 use crate::volume::{Description, Volume};
 
 pub(super) fn run(args: Info) -> Result<ExitCode> {
@@ -26,6 +27,9 @@ pub(super) fn print_keys(description: &Description) {
             let label =
                 if slot.label.is_empty() { String::new() } else { format!(" \"{}\"", slot.label.escape_debug()) };
             println!("  slot {}: {}{label}, made {}", slot.id, slot.provider.escape_debug(), slot.created);
+            for (name, value) in keys::show_slot(&slot.provider, &slot.parameters) {
+                println!("    {name:<13} {value}");
+            }
         }
     }
 }

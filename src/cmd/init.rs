@@ -3,38 +3,44 @@
 use std::process::ExitCode;
 
 use super::credentials::{self, NewCredential};
-use super::{Code, Failure, Result, harden};
+use super::{Result, harden};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{Credentials, Init};
 use crate::volume::{NewSlot, Volume};
 
 pub(super) fn run(args: Init) -> Result<ExitCode> {
     harden()?;
-    let credential = the_one(&args.credentials, args.make_key_file)?;
+    let chosen = chosen(&args.credentials, args.make_key_file);
     // Before anything is asked for or made: a directory that cannot become a volume.
     Volume::check_vacant(&args.backing)?;
-    let provider = credentials::new(&credential, &args.argon)?;
-    let (volume, unlocked) = Volume::create(&args.backing, &[NewSlot { provider: &*provider, label: &args.label }])?;
-    let event = Event::new(Operation::Init).slot(unlocked.slot()).provider(provider.kind());
-    audit::note(&volume, Some(&unlocked), event);
+    let providers: Vec<_> = chosen.iter().map(|one| credentials::new(one, &args.argon)).collect::<Result<_>>()?;
+    if !args.insecure_no_recovery_slot && providers.iter().all(|provider| provider.is_machine_bound()) {
+        return Err(credentials::no_recovery());
+    }
+    let slots: Vec<_> =
+        providers.iter().map(|provider| NewSlot { provider: &**provider, label: &args.label }).collect();
+    let (volume, unlocked) = Volume::create(&args.backing, &slots)?;
+    for (slot, provider) in (1..).zip(&providers) {
+        audit::note(&volume, Some(&unlocked), Event::new(Operation::Init).slot(slot).provider(provider.kind()));
+    }
     println!("Made volume {} in {}.", volume.description().uuid(), args.backing.display());
-    println!("Key slot {}: {}.", unlocked.slot(), provider.describe());
-    println!(
-        "Without a key slot that opens, nothing can bring the data back: keep the credential safe, or add a second"
-    );
-    println!("slot with: envelopefs key add {}", args.backing.display());
+    for (slot, provider) in (1..).zip(&providers) {
+        println!("Key slot {slot}: {}.", provider.describe());
+    }
+    if providers.len() == 1 {
+        println!(
+            "Without a key slot that opens, nothing can bring the data back: keep the credential safe, or add a second"
+        );
+        println!("slot with: envelopefs key add {}", args.backing.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// `init` makes one slot.
-fn the_one(options: &Credentials, make: bool) -> Result<NewCredential<'_>> {
-    match (&options.key_file[..], &options.passphrase_file[..], options.passphrase_fd, &options.provider[..]) {
-        ([path], [], None, []) => Ok(NewCredential::KeyFile { path, make }),
-        ([], [path], None, []) => Ok(NewCredential::PassphraseFile(path)),
-        ([], [], Some(number), []) => Ok(NewCredential::PassphraseFd(number)),
-        ([], [], None, [spec]) => Ok(NewCredential::Provider(spec)),
-        ([], [], None, []) => Ok(NewCredential::Ask),
-        _ => Err(Failure::new(Code::Usage, "init makes one key slot: name one credential")
-            .remedy("add further ones with: envelopefs key add")),
-    }
+/// A slot for each credential that is named; without any, for a passphrase that is asked for.
+fn chosen(options: &Credentials, make: bool) -> Vec<NewCredential<'_>> {
+    let mut all: Vec<_> = options.key_file.iter().map(|path| NewCredential::KeyFile { path, make }).collect();
+    all.extend(options.passphrase_file.iter().map(|path| NewCredential::PassphraseFile(path)));
+    all.extend(options.passphrase_fd.map(NewCredential::PassphraseFd));
+    all.extend(options.provider.iter().map(|spec| NewCredential::Provider(spec)));
+    if all.is_empty() { vec![NewCredential::Ask] } else { all }
 }

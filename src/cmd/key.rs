@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{Result, credentials, harden, info, recovery};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyAdd, KeyList, KeyRemove};
-use crate::volume::{Description, Volume};
+use crate::keys;
+use crate::volume::{Description, KeyState, Volume};
 
 pub(super) fn list(args: KeyList) -> Result<ExitCode> {
     let volume = Volume::open(&args.backing)?;
@@ -42,12 +43,22 @@ fn described(description: &Description) -> Value {
     json!({"volume": description.uuid().to_string(), "versions": versions})
 }
 
+/// Whether a slot, other than the one that goes, opens the active master key when this machine is no more.
+pub(super) fn outlives(description: &Description, gone: Option<u32>) -> bool {
+    let slots = description.keys().iter().filter(|key| key.state == KeyState::Active).flat_map(|key| &key.slots);
+    let mut left = slots.filter(|slot| Some(slot.id) != gone);
+    left.any(|slot| !keys::slot_is_machine_bound(&slot.provider, &slot.parameters))
+}
+
 pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked = audit::unlock(&volume, Operation::SlotAdd, &credentials::existing(&args.credentials)?, None)?;
     let uuid = volume.description().uuid();
     let provider = recovery::new_slot(&args.new, &args.recovery, uuid, args.dry_run, args.json)?;
+    if provider.is_machine_bound() && !args.new.insecure_no_recovery_slot && !outlives(volume.description(), None) {
+        return Err(credentials::no_recovery());
+    }
     let slot = match args.dry_run {
         true => provider.check().map(|()| None)?,
         false => Some(recovery::add_slot(&mut volume, &unlocked, &*provider, &args.new.label)?),
@@ -67,6 +78,11 @@ pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
     let mut volume = Volume::open(&args.backing)?;
     let unlocked = audit::unlock(&volume, Operation::SlotRemove, &credentials::existing(&args.credentials)?, None)?;
     volume.check_removable(args.slot)?;
+    if !outlives(volume.description(), Some(args.slot)) {
+        eprintln!(
+            "envelopefs: warning: the slots that are left open on this machine alone: another chip, image or firmware, and the data is lost"
+        );
+    }
     if !args.dry_run {
         let slots = volume.description().keys().iter().flat_map(|key| &key.slots);
         let kind = slots.filter(|slot| slot.id == args.slot).map(|slot| slot.provider.clone()).next();

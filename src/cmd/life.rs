@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::headers::{self, Pace, Reach, Walked};
-use super::{Code, Failure, Result, credentials, harden};
+use super::{Code, Failure, Result, credentials, harden, key};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyDestroy, KeyRebind, KeyRetire, KeyRotate, KeyStatus, Walk};
 use crate::fs::rewrap::Task;
@@ -311,6 +311,10 @@ pub(super) fn rebind(args: KeyRebind) -> Result<ExitCode> {
     let unlocked =
         audit::unlock(&volume, Operation::SlotRebind, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let provider = credentials::new_slot(&args.new)?;
+    let is_last = !key::outlives(volume.description(), Some(args.slot));
+    if provider.is_machine_bound() && !args.new.insecure_no_recovery_slot && is_last {
+        return Err(credentials::no_recovery());
+    }
     let say_what = |done: &str| {
         let (slot, with) = (args.slot, provider.describe());
         match args.json {

@@ -1,5 +1,7 @@
 //! The verbs of the command, a file each: they compose the rooms, speak with the user and map errors to exit codes.
 
+#[cfg(feature = "sev-snp")]
+mod attest;
 mod audit;
 mod check;
 mod credentials;
@@ -50,6 +52,8 @@ pub enum Code {
     Mount = 8,
     /// A key provider cannot be reached, refuses, or is not set up.
     Provider = 9,
+    /// An attestation report is not genuine or not what was demanded.
+    Attestation = 10,
 }
 
 /// Why a verb failed: fact, cause, remedy, and the exit code.
@@ -187,6 +191,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Audit(Audit::Verify(args)) => audit::verify(args),
         Command::Audit(Audit::Show(args)) => audit::show(args),
         Command::Recover(args) => recovery::run(args),
+        #[cfg(feature = "sev-snp")]
+        Command::Attest(args) => attest::run(args),
         Command::Generate(args) => generate::run(args),
     };
     match outcome {

@@ -117,6 +117,10 @@ impl KeyProvider for AllOf {
         format!("all of ({})", parts.join(" + "))
     }
 
+    fn is_machine_bound(&self) -> bool {
+        self.parts.iter().any(|part| part.is_machine_bound())
+    }
+
     fn wrap(&self, master: &Secret<32>, context: &SlotContext) -> Result<SlotData, ProviderError> {
         self.make(master, context, |_, provider, key| provider.wrap(key, context))
     }

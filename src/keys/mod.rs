@@ -38,6 +38,8 @@ mod secret_file;
 #[cfg(all(test, feature = "network"))]
 #[path = "../../tests/common/server.rs"]
 mod server;
+#[cfg(feature = "sev-snp")]
+pub mod snp;
 #[cfg(all(test, feature = "pkcs11"))]
 #[path = "../../tests/common/softhsm.rs"]
 mod softhsm;
@@ -91,6 +93,11 @@ pub trait KeyProvider: Send + Sync {
     ///
     /// The slot comes from the disk and nothing about it is authentic yet.
     fn unwrap(&self, slot: &SlotData, context: &SlotContext) -> Option<Result<Secret<32>, ProviderError>>;
+
+    /// Whether its slots open on this machine in its present state alone, so that the volume needs another one beside them.
+    fn is_machine_bound(&self) -> bool {
+        false
+    }
 
     /// Whether the provider could do its work now: for a remote one, whether it can be reached.
     ///
@@ -266,6 +273,8 @@ impl ProviderError {
 pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
     match spec.kind.as_str() {
         key_file::KIND => Ok(Box::new(KeyFile::open(spec)?)),
+        #[cfg(feature = "sev-snp")]
+        snp::KIND => Ok(Box::new(snp::Snp::open(spec)?)),
         #[cfg(feature = "aws-kms")]
         aws_kms::KIND => Ok(Box::new(aws_kms::AwsKms::open(spec)?)),
         #[cfg(feature = "hsm-api")]
@@ -282,6 +291,39 @@ pub fn open(spec: ProviderSpec) -> Result<Box<dyn KeyProvider>, ProviderError> {
             source: None,
         }),
     }
+}
+
+/// What a slot says it is bound to, line by line: name and value. For display: the slot is not authenticated. Kinds that have nothing to
+/// say beyond their name give nothing.
+pub fn show_slot(kind: &str, parameters: &toml::Table) -> Vec<(&'static str, String)> {
+    match kind {
+        #[cfg(feature = "sev-snp")]
+        snp::KIND => snp::show(parameters),
+        // A slot of several parts shows what each of them says.
+        _ => {
+            let parts = parameters.get("part").and_then(toml::Value::as_array).into_iter().flatten();
+            let parts = parts.filter_map(|part| {
+                let kind = part.get("provider").and_then(toml::Value::as_str)?;
+                Some(show_slot(kind, part.get("parameters").and_then(toml::Value::as_table)?))
+            });
+            parts.flatten().collect()
+        }
+    }
+}
+
+/// Whether a slot opens on one machine alone, as [`KeyProvider::is_machine_bound`] says of its provider. A slot made of several has its parts in its
+/// parameters.
+pub fn slot_is_machine_bound(kind: &str, parameters: &toml::Table) -> bool {
+    const BOUND: &str = "sev-snp";
+    fn names_it(value: &toml::Value) -> bool {
+        match value {
+            toml::Value::String(text) => text == BOUND,
+            toml::Value::Array(items) => items.iter().any(names_it),
+            toml::Value::Table(table) => table.values().any(names_it),
+            _ => false,
+        }
+    }
+    kind == BOUND || parameters.values().any(names_it)
 }
 
 #[cfg(test)]

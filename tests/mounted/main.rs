@@ -32,6 +32,8 @@ mod programs;
 mod readonly;
 mod rotation;
 mod secrets;
+#[cfg(feature = "sev-snp")]
+mod sev_snp;
 mod special;
 mod stress;
 mod tamper;
