@@ -66,6 +66,8 @@ pub enum Command {
     /// Compare the signing key that key servers tell with the pinned one.
     #[cfg(feature = "hsm-api")]
     CheckServerKey(CheckServerKey),
+    /// Bring a plaintext directory or file into a volume that is not mounted, and compare.
+    Import(Import),
     /// Show or verify the log of what was done with a volume's keys.
     #[command(subcommand)]
     Audit(Audit),
@@ -432,6 +434,39 @@ pub struct NewRecovery {
     /// Do not ask whether it was written down.
     #[arg(long, requires = "new_recovery")]
     pub yes: bool,
+}
+
+/// `envelopefs import`
+#[derive(Debug, Args)]
+pub struct Import {
+    /// What to bring in: the contents of a directory, or one file.
+    pub source: PathBuf,
+    /// The backing directory of the volume, which must not be mounted.
+    pub backing: PathBuf,
+    /// A credential that opens the volume.
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
+    /// The directory of the volume that it goes into; made if need be.
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub into: PathBuf,
+    /// Replace what is in the volume already and differs.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Remove the originals when all of them were found equal and are on the disk. What the disk held of them may stay on it.
+    #[arg(long)]
+    pub remove_originals: bool,
+    /// Say what would be copied, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// No progress bar.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// `envelopefs audit`

@@ -19,6 +19,7 @@
 //! - [`api`] is the messages of the remote key API, for its client in [`keys`] and a server.
 //! - [`audit`] notes what is done with a volume's keys; [`cmd`] calls it.
 //! - `attest` (feature `sev-snp`) asks the AMD secure processor for reports and keys, and verifies reports; [`keys`] and [`cmd`] use it.
+//! - [`import`] brings a plaintext tree into a volume through [`fs`]; [`cmd`] calls it.
 //! - [`sys`] has the only `unsafe` code.
 
 #[cfg(feature = "hsm-api")]
@@ -32,6 +33,7 @@ pub mod crypto;
 pub mod file;
 pub mod fs;
 pub mod fuse;
+pub mod import;
 pub mod keys;
 pub mod store;
 pub mod sys;

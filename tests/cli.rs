@@ -813,3 +813,65 @@ fn key_events_are_noted_and_verified() {
     );
     fails(&mut envelopefs(&volume, "audit verify --head 7 {b}"), code::USAGE, "NUMBER:SHA256");
 }
+
+#[test]
+fn a_plaintext_tree_is_imported_compared_and_removed() {
+    common::require_root_and_fuse();
+    let volume = Volume::new();
+    sh(
+        volume.dir(),
+        "mkdir -p app/conf.d && cd app && printf 'PASSWORD=geheim\n' >.env && chmod 640 .env && chown 1234:5678 .env
+         head -c 3000000 /dev/urandom >conf.d/data && ln conf.d/data again && ln -s conf.d/data link && mkfifo pipe && mknod null c 1 3
+         truncate -s 50M sparse && setfacl -m u:1234:r .env && setfacl -d -m g:5678:rx conf.d && setfattr -n user.note -v x .env
+         cp /bin/true cap && setcap cap_net_raw+ep cap && chmod 4711 conf.d/data && touch -d 1999-12-31 conf.d .",
+    );
+    let before = sh(&volume.dir().join("app"), LISTING);
+    let dry = succeed(&mut envelopefs(&volume, "import --dry-run --key-file {k} {d}/app {b}"));
+    assert!(dry.contains("nothing was changed: 9 would be copied"), "{dry}");
+    let done = succeed(&mut envelopefs(&volume, "import --json --key-file {k} {d}/app {b}"));
+    for part in
+        ["\"copied\":9", "\"verified\":9", "\"failed\":0", "\"removed\":0", "\"hard_links\":1", "\"specials\":2"]
+    {
+        assert!(done.contains(part), "{part}: {done}");
+    }
+    let again = succeed(&mut envelopefs(&volume, "import --key-file {k} {d}/app {b}"));
+    assert!(again.contains("Copied 0 (0 bytes); 9 were there already."), "{again}");
+    // A file that is other in the volume: told, and nothing removed.
+    fs::write(volume.dir().join("app/new"), "1").unwrap();
+    succeed(&mut envelopefs(&volume, "import --quiet --key-file {k} {d}/app/new {b} --into /sub/dir"));
+    succeed(&mut envelopefs(&volume, "import --key-file {k} {d}/app/new {b}"));
+    fs::write(volume.dir().join("app/new"), "22").unwrap();
+    let output = run(&mut envelopefs(&volume, "import --remove-originals --key-file {k} {d}/app {b}"));
+    assert_eq!(output.status.code(), Some(code::FAILURE));
+    assert!(text(&output).contains("not copied: new: something else"), "{}", text(&output));
+    assert!(text(&output).contains("no original was removed"), "{}", text(&output));
+    assert_eq!(fs::read_dir(volume.dir().join("app")).unwrap().count(), 9);
+    fs::remove_file(volume.dir().join("app/new")).unwrap();
+    sh(volume.dir(), "touch -d 1999-12-31 app");
+    let done = succeed(&mut envelopefs(&volume, "import --remove-originals --key-file {k} {d}/app {b}"));
+    assert!(done.contains("Removed 9 originals") && done.contains("may still be on it"), "{done}");
+    assert_eq!(fs::read_dir(volume.dir().join("app")).unwrap().count(), 0, "the directory itself stays");
+    let mount = volume.mount();
+    sh(mount.path(), "test \"$(cat sub/dir/new)\" = 1 && rm -r sub new && touch -d 1999-12-31 .");
+    assert_eq!(sh(mount.path(), LISTING), before);
+    sh(mount.path(), "test conf.d/data -ef again && test $(stat -c %b sparse) -lt 1000");
+    for (line, code, says) in [
+        ("import --key-file {k} {d}/app {m}", code::USAGE, "is a mountpoint"),
+        ("import --key-file {k} {d}/app {b}", code::IN_USE, "in use"),
+        ("import --key-file {k} {d} {b}", code::USAGE, "one in the other"),
+        ("import --key-file {k} {d}/none {b}", code::FAILURE, "none"),
+        ("import --key-file {k} {d}/app {d}/app", code::NOT_A_VOLUME, "not an envelopefs volume"),
+    ] {
+        fails(&mut envelopefs(&volume, line), code, says);
+    }
+    mount.unmount();
+    volume.assert_clean();
+    succeed(&mut envelopefs(&volume, "audit verify --key-file {k} {b}"));
+}
+
+/// Everything an import keeps, of everything in a directory, in one text; sums of contents included.
+const LISTING: &str = "find . -mindepth 1 -printf '%P %y %m %U %G %n %l %T@\\n' | sort
+    find . -type f -print0 | sort -z | xargs -0 sha256sum
+    find . ! -type l -print0 | sort -z | xargs -0 getfacl -pn
+    find . -print0 | sort -z | xargs -0 getfattr -hdm 'user.*|security.capability'
+    stat -c '%n %t %T' null; stat -c '%a %Y' .";

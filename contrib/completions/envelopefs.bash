@@ -34,6 +34,9 @@ _envelopefs() {
             envelopefs,help)
                 cmd="envelopefs__subcmd__help"
                 ;;
+            envelopefs,import)
+                cmd="envelopefs__subcmd__import"
+                ;;
             envelopefs,info)
                 cmd="envelopefs__subcmd__info"
                 ;;
@@ -90,6 +93,9 @@ _envelopefs() {
                 ;;
             envelopefs__subcmd__help,help)
                 cmd="envelopefs__subcmd__help__subcmd__help"
+                ;;
+            envelopefs__subcmd__help,import)
+                cmd="envelopefs__subcmd__help__subcmd__import"
                 ;;
             envelopefs__subcmd__help,info)
                 cmd="envelopefs__subcmd__help__subcmd__info"
@@ -212,7 +218,7 @@ _envelopefs() {
 
     case "${cmd}" in
         envelopefs)
-            opts="-h -V --help --version init mount umount info check key takeover check-server-key audit recover attest generate help"
+            opts="-h -V --help --version init mount umount info check key takeover check-server-key import audit recover attest generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -504,7 +510,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__help)
-            opts="init mount umount info check key takeover check-server-key audit recover attest generate help"
+            opts="init mount umount info check key takeover check-server-key import audit recover attest generate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -616,6 +622,20 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        envelopefs__subcmd__help__subcmd__import)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -846,6 +866,44 @@ _envelopefs() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        envelopefs__subcmd__import)
+            opts="-q -h --key-file --passphrase-file --passphrase-fd --provider --volume-id --into --overwrite --remove-originals --dry-run --json --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --passphrase-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --passphrase-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --provider)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --volume-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --into)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

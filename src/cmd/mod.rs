@@ -7,6 +7,7 @@ mod check;
 mod credentials;
 mod generate;
 mod headers;
+mod import;
 mod info;
 mod init;
 mod key;
@@ -188,6 +189,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Takeover(args) => key_server::takeover(args),
         #[cfg(feature = "hsm-api")]
         Command::CheckServerKey(args) => key_server::check_server_key(args),
+        Command::Import(args) => import::run(args),
         Command::Audit(Audit::Verify(args)) => audit::verify(args),
         Command::Audit(Audit::Show(args)) => audit::show(args),
         Command::Recover(args) => recovery::run(args),
