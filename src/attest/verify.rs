@@ -339,7 +339,8 @@ impl Demands {
             return Err(demand("the launch measurement", &hex(&report.measurement()), &"one of those allowed"));
         }
         let author = report.author_key_digest();
-        if !self.author_keys.is_empty() && !(report.has_author_key() && self.author_keys.contains(&author)) {
+        let is_allowed = report.has_author_key() && self.author_keys.contains(&author);
+        if !self.author_keys.is_empty() && !is_allowed {
             return Err(demand("the digest of the author key", &hex(&author), &"one of those allowed"));
         }
         if report.guest_svn() < self.minimum_guest_svn {
