@@ -99,19 +99,14 @@ pub(super) fn run(args: Import) -> Result<ExitCode> {
     let report =
         Report { args: &args, entries, summary: &summary, compared: compared.as_ref(), removed: removed.0, failures };
     report.print();
-    match (
-        done,
-        args.remove_originals
-            && removed.0 == 0
-            && !args.dry_run
-            && compared.is_some_and(|found| !found.different.is_empty()),
-    ) {
-        (true, _) => Ok(ExitCode::SUCCESS),
-        (false, kept) => {
-            let failure = Failure::new(Code::Failure, "not everything could be imported as it is");
-            Err(if kept { failure.remedy("no original was removed; see the entries above") } else { failure })
-        }
+    if done {
+        return Ok(ExitCode::SUCCESS);
     }
+    let failure = Failure::new(Code::Failure, "not everything could be imported as it is");
+    Err(match args.remove_originals && removed.0 == 0 {
+        true => failure.remedy("no original was removed; see the entries above"),
+        false => failure,
+    })
 }
 
 /// The filesystem of a volume that nobody has mounted.
