@@ -185,9 +185,14 @@ fn a_server_that_is_silent_does_not_hang_a_mount() {
     let server = fake.serve();
     let spec = format!("aws-kms:{}?endpoint={}&insecure-plain-http=true&timeout=2", fake_kms::KEY, server.url());
     succeed(&mut place.command(&["init", "--provider", &spec, "{b}"]));
+    for _ in 0..3 {
+        succeed(&mut place.command(&["key", "add", "--provider", &spec, "--new-provider", &spec, "{b}"]));
+    }
     fake.state().always = Some(fake_kms::Fault::Silence);
+    let before = server.calls();
     let said = place.mount_fails(&["--provider", &spec], PROVIDER);
     assert!(said.contains("cannot be reached"), "{said}");
+    assert_eq!(server.calls(), before + 1, "one slot is enough to find that out");
 }
 
 // moto.

@@ -22,7 +22,7 @@ pub use place::VolumeLock;
 use crate::crypto::aead;
 use crate::crypto::kdf;
 use crate::crypto::secret::Secret;
-use crate::keys::{Credentials, KeyId, KeyProvider, KeyRing, SlotContext};
+use crate::keys::{Credentials, KeyId, KeyProvider, KeyRing, ProviderError, SlotContext};
 use description::Document;
 use place::Place;
 
@@ -249,10 +249,15 @@ fn open_slot(uuid: Uuid, key: &MasterKey, credentials: &Credentials) -> Result<(
                 Some(Err(source)) => {
                     tracing::warn!(slot = slot.id, provider = provider.describe(), error = %source, "a key slot does not open");
                     let (slot, provider) = (slot.id, slot.provider.clone());
+                    let gone = matches!(source, ProviderError::Unreachable { .. });
                     broken = broken.or(Some(match source.is_damage() {
                         true => VolumeError::BrokenSlot { slot, provider, source },
                         false => VolumeError::Provider { slot, provider, source },
                     }));
+                    // Its other slots, of which the file may have many, would each wait for it in vain.
+                    if gone {
+                        break;
+                    }
                 }
                 None => tried.push((slot.id, provider.describe())),
             }

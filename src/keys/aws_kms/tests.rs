@@ -478,3 +478,22 @@ fn secrets_do_not_show_in_errors() {
     let error = seen(&[], &format!("&credentials-file={credentials}")).unwrap_err();
     assert!(!format!("{error:?} {}", told(&error)).contains("geheim"), "{error:?}");
 }
+
+#[test]
+fn secrets_do_not_show_in_the_most_talkative_log() {
+    let fake = FakeKms::new();
+    let server = fake.serve();
+    let provider = open(&server, KEY, "", &[STATIC[0], STATIC[1], ("AWS_SESSION_TOKEN", "session-geheim")]);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = std::sync::Mutex::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(writer).finish();
+    let master = Secret::random();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::trace!("heard");
+        let slot = provider.wrap(&master, &PLACE).unwrap();
+        provider.unwrap(&slot, &PLACE).unwrap().unwrap();
+    });
+    let heard = std::fs::read_to_string(log.path()).unwrap();
+    assert!(heard.contains("heard"));
+    assert!(!heard.contains("geheim") && !heard.contains(&BASE64_STANDARD.encode(master.expose())), "{heard}");
+}
