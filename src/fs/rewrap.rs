@@ -1,6 +1,6 @@
 //! Rotation over a whole volume: every header gets its DEK under the active master key, or is counted by the one it has.
 //!
-//! The walk looks at the backing directory itself, mounted or not. A file that is open is rewrapped through its [`File`]; one that is not, in
+//! The walk looks at the backing directory itself, mounted or not. A file that is open is rewrapped through its [`File`](crate::file::File); one that is not, in
 //! its backing file, with the inode's lock held so that nobody opens it meanwhile. What others rename while the walk is under
 //! way is visited again, for it may have moved from where the walk was still to come to where it had been: so at the end of a walk without
 //! failures no header is left behind. Doing it again does nothing twice, and that is how it resumes after a crash.

@@ -13,7 +13,7 @@
 //!   or for an alias or a bare id, resolved by `DescribeKey`, a key of the same account and region. Custom key stores are the same to us.
 //! - Requests are signed by crate aws-sigv4 (Signature Version 4), with a hash of the body, so that the crate never sees (or logs) a key.
 //!
-//! Reference: AWS KMS API Reference, protocol `x-amz-json-1.1`. Where credentials come from: [`super::aws_credentials`].
+//! Reference: AWS KMS API Reference, protocol `x-amz-json-1.1`. Where credentials come from: `aws_credentials.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;

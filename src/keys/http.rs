@@ -14,7 +14,7 @@
 //!
 //! A use, in full:
 //!
-//! ```ignore
+//! ```text
 //! let http = Http::new("key server", HttpOptions::take(&mut spec)?)?;
 //! let endpoints = [http.endpoint("https://a.example:8443")?, http.endpoint("https://b.example:8443")?];
 //! let answer = http.exchange(http.deadline(), &endpoints, |_| false, |endpoint| {

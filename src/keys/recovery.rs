@@ -6,7 +6,7 @@
 //!
 //! Each share says how many are needed, which one it is, and of which key and volume, so that mixed, missing and repeated shares are told
 //! apart; the id of the key is derived from it, so shares that were tampered with to give another key are found out. How a share is
-//! written is in [`text`]; what is asked and printed is in [`crate::cmd`].
+//! written is in `recovery/text.rs`; what is asked and printed is in [`crate::cmd`].
 
 mod text;
 
