@@ -53,14 +53,23 @@ impl File {
                 return Ok(());
             }
         };
-        let findings = ["wrapped-DEK place 0 fails authentication", "wrapped-DEK place 1 fails authentication"];
-        for (place, finding) in header.places.iter().zip(findings) {
+        for (place, [forged, foreign]) in header.places.iter().zip([
+            [
+                "wrapped-DEK place 0 fails authentication",
+                "wrapped-DEK place 0 names a master key that the volume never had",
+            ],
+            [
+                "wrapped-DEK place 1 fails authentication",
+                "wrapped-DEK place 1 names a master key that the volume never had",
+            ],
+        ]) {
             let Some(wrapped) = place else { continue };
             match self.ring.unwrap_dek(&header.file_id, wrapped) {
                 Ok(_) => {}
-                Err(UnwrapError::Unauthentic(_)) => damage(Damage::Header(finding)),
+                Err(UnwrapError::Unauthentic(_)) => damage(Damage::Header(forged)),
                 // Of a master key that was destroyed, or is locked: as good as unused.
-                Err(UnwrapError::NoSuchKey(_)) => {}
+                Err(UnwrapError::NoSuchKey(id)) if self.ring.knows(id) => {}
+                Err(UnwrapError::NoSuchKey(_)) => damage(Damage::Header(foreign)),
             }
         }
         match open_header(block, stored, &self.ring, self.options.epoch_limit) {

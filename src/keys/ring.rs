@@ -130,6 +130,8 @@ pub struct KeyRing {
     volume: Uuid,
     /// DEK-wrapping keys by master key; the first belongs to the active one. Held for one wrapping, never over a system call.
     dek_wraps: RwLock<Vec<(KeyId, Secret<32>)>>,
+    /// Master keys of the volume that are not in the ring: destroyed, or locked.
+    absent: RwLock<Vec<KeyId>>,
     handover: Secret<32>,
     names: NameCipher,
     xattr_names: NameCipher,
@@ -149,6 +151,7 @@ impl KeyRing {
         KeyRing {
             volume,
             dek_wraps: RwLock::new(dek_wraps),
+            absent: RwLock::default(),
             handover: kdf::derive(volume_key, salt, &[kdf::HANDOVER]),
             names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::NAMES])),
             xattr_names: NameCipher::new(kdf::derive(volume_key, salt, &[kdf::XATTR_NAMES])),
@@ -194,8 +197,21 @@ impl KeyRing {
     pub fn keep_only(&self, wanted: &[KeyId]) -> usize {
         let mut keys = self.dek_wraps.write();
         let (before, active) = (keys.len(), keys[0].0);
-        keys.retain(|(id, _)| *id == active || wanted.contains(id));
+        let stays = |id: &KeyId| *id == active || wanted.contains(id);
+        self.absent.write().extend(keys.iter().map(|(id, _)| *id).filter(|id| !stays(id)));
+        keys.retain(|(id, _)| stays(id));
         before - keys.len()
+    }
+
+    /// Learns of master keys that the volume has or had.
+    pub fn learn(&self, ids: impl IntoIterator<Item = KeyId>) {
+        let missing: Vec<KeyId> = ids.into_iter().filter(|id| self.rank(*id).is_none()).collect();
+        self.absent.write().extend(missing);
+    }
+
+    /// True for a master key of the volume, be it in the ring or not.
+    pub fn knows(&self, key_id: KeyId) -> bool {
+        self.rank(key_id).is_some() || self.absent.read().contains(&key_id)
     }
 
     /// The place of a master key in the ring, the active one being 0 and newer ones before older ones; `None` if it is not there.

@@ -302,15 +302,17 @@ impl Store {
     /// Before a file is opened: while very many are remembered, each with a descriptor, because the disk does not keep up with those who close
     /// them, what they are remembered for is done first. An error is for those to hear whose files it concerns.
     pub fn make_room(&self) {
-        let is_crowded =
-            || self.files.lock().values().filter(|ledger| !ledger.is_attached()).count() > self.most_remembered;
-        if self.files.lock().len() <= self.most_remembered {
+        let is_crowded = || self.files.lock().len() > self.most_remembered;
+        if !is_crowded() {
             return;
         }
-        let _one = self.settling.lock();
-        if is_crowded()
-            && let Err(error) = self.settle_locked()
-        {
+        let settled = {
+            let _one = self.settling.lock();
+            if is_crowded() { self.settle_locked() } else { Ok(()) }
+        };
+        // Those that remain are open, or have records that recovery would need.
+        let outcome = settled.and_then(|()| if is_crowded() { self.checkpoint_all() } else { Ok(()) });
+        if let Err(error) = outcome {
             tracing::warn!(%error, "many closed files could not be written");
         }
     }

@@ -72,7 +72,7 @@ impl Volume {
         let slot = keys.slot;
         let mut masters = vec![(version, master)];
         masters.extend(keys.masters.iter().map(|(version, master)| (*version, copy(master))));
-        let ring = ring(uuid, &volume_key, &masters)?;
+        let ring = ring(self.description(), &volume_key, &masters)?;
         Ok(Rotation { version, unlocked: Unlocked { ring, slot, masters }, left_behind })
     }
 
@@ -186,13 +186,15 @@ pub(super) fn volume_key(key: &MasterKey, uuid: Uuid, master: &Secret<32>) -> Re
 
 /// The ring of unlocked master keys, the active one first.
 pub(super) fn ring(
-    uuid: Uuid,
+    description: &Description,
     volume_key: &Secret<32>,
     masters: &[(u32, Secret<32>)],
 ) -> Result<std::sync::Arc<KeyRing>> {
     let ((_, active), older) = masters.split_first().ok_or(VolumeError::VolumeKey)?;
     let older: Vec<_> = older.iter().map(|(_, master)| master).collect();
-    Ok(std::sync::Arc::new(KeyRing::new(uuid, volume_key, active, &older)))
+    let ring = KeyRing::new(description.uuid(), volume_key, active, &older);
+    ring.learn(description.keys().iter().map(|key| key.id));
+    Ok(std::sync::Arc::new(ring))
 }
 
 /// The slot for the next version, by the credential that opens this one; `None` if there is none.

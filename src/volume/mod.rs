@@ -177,7 +177,7 @@ impl Volume {
                 ),
             }
         }
-        let ring = life::ring(uuid, &volume_key, &masters)?;
+        let ring = life::ring(description, &volume_key, &masters)?;
         Ok(Unlocked { ring, slot, masters })
     }
 
