@@ -20,9 +20,10 @@
 //! - [`audit`] notes what is done with a volume's keys; [`cmd`] calls it.
 //! - `attest` (feature `sev-snp`) asks the AMD secure processor for reports and keys, and verifies reports; [`keys`] and [`cmd`] use it.
 //! - [`import`] brings a plaintext tree into a volume through [`fs`]; [`cmd`] calls it.
+//! - `server` (feature `key-server`) is the second program, the key server: it speaks [`api`] and drives HSMs, and never sees a volume.
 //! - [`sys`] has the only `unsafe` code.
 
-#[cfg(feature = "hsm-api")]
+#[cfg(any(feature = "hsm-api", feature = "key-server"))]
 pub mod api;
 #[cfg(feature = "sev-snp")]
 pub mod attest;
@@ -35,6 +36,8 @@ pub mod fs;
 pub mod fuse;
 pub mod import;
 pub mod keys;
+#[cfg(feature = "key-server")]
+pub mod server;
 pub mod store;
 pub mod sys;
 pub mod volume;

@@ -1,0 +1,1 @@
+//! The HSM side: long-lived keys that never leave their tokens, and what the server has them do.

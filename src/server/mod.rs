@@ -1,0 +1,12 @@
+#![doc = include_str!("server.md")]
+
+pub mod admin;
+pub mod attestation;
+pub mod audit;
+pub mod config;
+pub mod hsm;
+pub mod http;
+pub mod identity;
+pub mod policy;
+pub mod service;
+pub mod state;

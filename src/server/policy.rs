@@ -1,0 +1,1 @@
+//! What a tenant allows: how callers identify themselves, who may take over, which evidence is demanded.

@@ -1,0 +1,1 @@
+//! One call, from an authenticated caller to an answer or a refusal.
