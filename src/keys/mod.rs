@@ -34,7 +34,7 @@ pub mod pkcs11;
 pub mod recovery;
 pub mod ring;
 #[allow(dead_code, reason = "each provider, a feature for itself, uses its part")]
-mod secret_file;
+pub(crate) mod secret_file;
 #[cfg(all(test, feature = "network"))]
 #[path = "../../tests/common/server.rs"]
 mod server;
