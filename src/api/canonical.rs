@@ -7,6 +7,8 @@ use super::{ClientNonce, InstanceId, Operation, Tenant, VolumeName, hex};
 
 /// First line of every response context.
 const RESPONSE_DOMAIN: &str = "envelopefs-keyserver/response/v1";
+/// First line of every endorsement of a signing key.
+const ENDORSEMENT_DOMAIN: &str = "envelopefs-keyserver/signing-key/v1";
 
 /// The canonical text of an audit record, its top-level `signature` left out: lines `name=value`, sorted by their bytes, joined without a
 /// line end after the last.
@@ -37,6 +39,12 @@ fn flatten(name: String, value: &Value, lines: &mut Vec<String>) {
         }
         Value::Number(_) | Value::Array(_) => {}
     }
+}
+
+/// The text by which one signing key vouches for the next: `key_id` is the SHA-256 of the new key's SubjectPublicKeyInfo. It begins like no audit
+/// record's text and no response context.
+pub fn endorsement_text(spki: &[u8]) -> String {
+    format!("domain={ENDORSEMENT_DOMAIN}\nkey_id={}", hex(&Sha256::digest(spki)))
 }
 
 /// What a context signature is over.
@@ -118,6 +126,14 @@ mod tests {
         let odd = r#"{"a":{"b":1},"a.b":"X","a-b":null,"aB":true,"ab":{},"l":[1],"f":1.0,"É":"É"}"#;
         assert_eq!(text(odd), "a-b=\na.b=1\na.b=x\naB=True\nÉ=é");
         assert_eq!(text(r#"{"signature":"x","a":{"signature":"Y"}}"#), "a.signature=y");
+    }
+
+    #[test]
+    fn an_endorsement_names_its_key() {
+        let id = hex(&Sha256::digest(b"spki"));
+        let expected = format!("domain=envelopefs-keyserver/signing-key/v1\nkey_id={id}");
+        assert_eq!(endorsement_text(b"spki"), expected);
+        assert_ne!(endorsement_text(b"spkj"), expected);
     }
 
     #[test]

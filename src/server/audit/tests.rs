@@ -1,0 +1,171 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use super::record::is_digest;
+use super::testing::{Software, entry};
+use super::*;
+use crate::api::signature::Padding;
+use crate::api::{ClientNonce, Operation, Refusal, hex};
+use crate::crypto::sha256;
+use crate::server::state::testing::{Database, each_database};
+use crate::server::state::{LogName, State};
+
+async fn lines(state: &State, log: &str) -> Vec<(u64, Vec<u8>)> {
+    state.records(&log.parse().unwrap(), 1, 100_000).await.unwrap()
+}
+
+/// The chain, the numbers and the signatures of a log, from its bytes alone.
+fn check(lines: &[(u64, Vec<u8>)], signer: &Software) -> Vec<Record> {
+    let mut previous = [0; 32];
+    let mut records = Vec::new();
+    for ((number, line), expected) in lines.iter().zip(1_u64..) {
+        let record = Record::parse(line).unwrap();
+        assert_eq!((*number, record.vpc_op_seq_num), (expected, expected));
+        assert_eq!(record.chain.previous_sha256, hex(&previous));
+        let text = record.canonical();
+        let signature = BASE64_STANDARD.decode(&record.signature).unwrap();
+        signer.key.verify(text.as_bytes(), &signature, Padding::Minimal).unwrap();
+        previous = sha256(text.as_bytes());
+        records.push(record);
+    }
+    records
+}
+
+#[test]
+fn calls_are_recorded_in_a_chain_before_they_go_on() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        let calls = (0..300).map(|at| {
+            let (audit, log) = (audit.clone(), ["vpc-1", "vpc-2", "server"][at % 3]);
+            tokio::spawn(async move { (log, audit.record(entry(log, &at.to_string())).await.unwrap().seq) })
+        });
+        let mut given = BTreeSet::new();
+        for call in calls.collect::<Vec<_>>() {
+            assert!(given.insert(call.await.unwrap()));
+        }
+        for log in ["vpc-1", "vpc-2", "server"] {
+            let lines = lines(&state, log).await;
+            assert_eq!(lines.len(), 100);
+            check(&lines, &signer);
+            assert!(lines.iter().all(|(number, _)| given.contains(&(log, *number))));
+        }
+    });
+}
+
+#[test]
+fn a_record_has_the_published_form() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        let mut call = entry("vpc-1", "req-1");
+        call.op_start = "2026-01-02T03:04:05Z".parse().unwrap();
+        call.op_end = "2026-01-02T03:04:06.000002999Z".parse().unwrap();
+        call.parameters.volume_uuid = Some("a\nb\\é".into());
+        call.parameters.encrypted_secret = Some(vec![1]);
+        call.parameters.more = vec![("volume_uuid".into(), "other".into()), ("note".into(), "x".repeat(10_000))];
+        call.result = Err(Refusal::Incorrect.into());
+        audit.record(call).await.unwrap();
+        let lines = lines(&state, "vpc-1").await;
+        let text = String::from_utf8(lines[0].1.clone()).unwrap();
+        let begins = r#"{"event_version": 2, "vpc_op_seq_num": 1, "vpc_id": "vpc-1", "op_start": "2026-01-02T03:04:05.000000Z", "op_end": "2026-01-02T03:04:06.000002Z", "caller": {"type": "INSTANCE", "id": "i-0A", "ip": "10.0.0.7", "aws_account_id": "123456789012", "identity": "token:ab", "attestation_sha256": ""#;
+        assert!(text.starts_with(begins), "{text}");
+        let call = r#""call": {"name": "generate-secret", "parameters": {"instance_id": "i-0A", "volume_uuid": "a\\u{a}b\\\\\\u{e9}", "rsa_wrapping_key": "MIIBAgM=", "rsa_wrapping_key_sha256": ""#;
+        assert!(text.contains(call), "{text}");
+        let failed = r#""result": "Failed", "failure_reason": "Wrapped secret and/or context are incorrect", "failure_code": "incorrect", "request_id": "req-1", "chain": {"previous_sha256": "0000"#;
+        assert!(text.contains(failed), "{text}");
+        assert!(text.is_ascii() && text.len() < 4096 && !text.contains('\n'));
+        let record = &check(&lines, &signer)[0];
+        assert!(is_digest(&record.chain.exact_sha256));
+        assert!(record.call.parameters.get("note").unwrap().ends_with("\\..."));
+    });
+}
+
+#[test]
+fn a_context_signature_names_its_record() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        let context = Context {
+            operation: Operation::Generate,
+            tenant: "vpc-1".parse().unwrap(),
+            instance: "i-0A".parse().unwrap(),
+            volume: "Volume 1".parse().unwrap(),
+            nonce: ClientNonce([3; 32]),
+            rsa_wrapping_key: vec![1],
+            encrypted_secret: vec![2],
+            wrapped_secret: vec![3],
+        };
+        for expected in 1..4 {
+            let with = Entry { context: Some(context.clone()), ..entry("vpc-1", "1") };
+            let (with, without) = tokio::join!(audit.record(with), audit.record(entry("vpc-2", "2")));
+            let (with, without) = (with.unwrap(), without.unwrap());
+            assert_eq!((with.seq, &*with.key_id, without.context_signature), (expected, signer.key_id(), None));
+            let text = context.text(expected, &with.signed_at);
+            let signature = with.context_signature.unwrap();
+            signer.key.verify(text.as_bytes(), &signature, Padding::Minimal).unwrap();
+            let other = context.text(expected + 1, &with.signed_at);
+            signer.key.verify(other.as_bytes(), &signature, Padding::Minimal).unwrap_err();
+        }
+    });
+}
+
+#[test]
+fn a_batch_that_cannot_be_signed_leaves_nothing() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        audit.record(entry("vpc-1", "before")).await.unwrap();
+        signer.left.store(7, Ordering::SeqCst);
+        let entries = (0..20).map(|at| entry("vpc-1", &at.to_string())).collect();
+        let signer_ref: Arc<dyn Signer> = signer.clone();
+        let error = commit::commit(&state, &signer_ref, "node-1", entries).await.unwrap_err();
+        assert!(matches!(error, AuditError::Sign(_)), "{error:?}");
+        assert!(matches!(audit.record(entry("vpc-1", "refused")).await, Err(AuditError::Sign(_))));
+        assert_eq!(lines(&state, "vpc-1").await.len(), 1);
+        signer.left.store(usize::MAX, Ordering::SeqCst);
+        assert_eq!(audit.record(entry("vpc-1", "after")).await.unwrap().seq, 2);
+        check(&lines(&state, "vpc-1").await, &signer);
+    });
+}
+
+#[test]
+fn a_record_is_read_strictly() {
+    let head = crate::server::state::Head::EMPTY;
+    let signer = Software::new(1);
+    let record = entry("vpc-1", "1").record(&head, "node-1", &*signer);
+    let line = record.line();
+    assert_eq!(Record::parse(line.as_bytes()).unwrap(), record);
+    let bad = |from: &str, to: &str| {
+        assert!(line.contains(from), "{from}");
+        Record::parse(line.replacen(from, to, 1).as_bytes()).unwrap_err()
+    };
+    assert_eq!(bad("\"event_version\": 2", "\"event_version\": 3"), NoRecord::Version(3));
+    assert_eq!(bad("\": ", "\":"), NoRecord::Spelling);
+    assert_eq!(bad("vpc-1", "vpc\\u002d1"), NoRecord::Spelling);
+    assert_eq!(bad("i-0A", "i-0a"), NoRecord::Hash("chain.exact_sha256"));
+    assert_eq!(bad("MIIB", "MIiB"), NoRecord::Hash("rsa_wrapping_key_sha256"));
+    assert!(matches!(bad("\"vpc_op_seq_num\": 1", "\"vpc_op_seq_num\": \"1\""), NoRecord::Form(_)));
+    assert!(matches!(bad("\"event_version\"", "\"more\": [1], \"event_version\""), NoRecord::Form(_)));
+    assert!(matches!(bad("\"volume_uuid\"", "\"instance_id\""), NoRecord::Form(_)));
+    assert_eq!(bad("Succeed", "succeed"), NoRecord::Member("result"));
+    assert_eq!(Record::parse(&vec![b' '; record::MAX_RECORD + 1]), Err(NoRecord::TooLong));
+    for end in 0..line.len() {
+        assert!(Record::parse(&line.as_bytes()[..end]).is_err());
+    }
+}
+
+#[test]
+fn a_text_from_outside_stays_one_text() {
+    assert_eq!(safe_text("plain \"text\""), "plain \"text\"");
+    assert_eq!(safe_text("a\u{a}\\u{a}é\u{1f511}"), "a\\u{a}\\\\u{a}\\u{e9}\\u{1f511}");
+    assert_eq!(safe_text(&"\u{10ffff}".repeat(1000)).len() / 100, 5);
+    assert_eq!(LogName::server().as_str(), "server");
+}
