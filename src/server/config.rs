@@ -182,6 +182,19 @@ pub struct StateSettings {
     pub connections: u32,
 }
 
+impl StateSettings {
+    /// As the state wants them.
+    ///
+    /// # Errors
+    /// Those of [`SecretRef::path`].
+    pub fn settings(&self) -> Result<super::state::Settings, ProviderError> {
+        let mut settings = super::state::Settings::new(&self.url);
+        settings.password_file = self.password_file.as_ref().map(SecretRef::path).transpose()?;
+        settings.connections = self.connections;
+        Ok(settings)
+    }
+}
+
 impl Default for StateSettings {
     fn default() -> Self {
         StateSettings {
@@ -245,6 +258,13 @@ pub enum Sink {
         #[serde(default)]
         insecure_plain_http: bool,
     },
+}
+
+impl AuditSettings {
+    /// As the log wants them.
+    pub fn settings(&self) -> super::audit::AuditSettings {
+        super::audit::AuditSettings::new(&self.server_id)
+    }
 }
 
 impl Sink {

@@ -156,8 +156,10 @@ impl State {
         let (kind, options) = options(settings)?;
         let millis = settings.timeout.as_millis();
         let pragmas = match kind {
+            // What is deleted is overwritten: a retired customer key shall not lie in a free page.
             Kind::Sqlite => format!(
-                "PRAGMA busy_timeout = {millis}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+                "PRAGMA busy_timeout = {millis}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+                 PRAGMA secure_delete = ON;"
             ),
             // A node that hangs in the middle of a transaction must not hold other nodes up for ever.
             Kind::Postgres => format!(

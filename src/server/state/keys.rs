@@ -293,6 +293,34 @@ impl State {
         rows.iter().map(|row| Ok((super::tenants::name(row.try_get(0)?)?, customer_key(row, 1)?))).collect()
     }
 
+    /// All customer keys, by tenant and version.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn customer_keys(&self) -> Result<Vec<(Tenant, CustomerKeyRecord)>, StateError> {
+        let rows = sqlx::query("SELECT tenant, version, domain, wrapped FROM customer_keys ORDER BY tenant, version")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok((super::tenants::name(row.try_get(0)?)?, customer_key(row, 1)?))).collect()
+    }
+
+    /// Erases an old version of a tenant's customer key: what it sealed opens never again.
+    ///
+    /// # Errors
+    /// [`StateError::Missing`] if there is no such version, or it is the newest, which seals.
+    pub async fn remove_customer_key(&self, tenant: &Tenant, version: u32) -> Result<(), StateError> {
+        let done = sqlx::query(
+            "DELETE FROM customer_keys WHERE tenant = $1 AND version = $2 \
+             AND version < (SELECT max(version) FROM customer_keys WHERE tenant = $1)",
+        )
+        .bind(tenant.as_str())
+        .bind(i64::from(version))
+        .execute(&self.pool)
+        .await?;
+        let what = || format!("old customer key {version} of tenant {}", tenant.as_str());
+        if done.rows_affected() == 1 { Ok(()) } else { Err(StateError::Missing(what())) }
+    }
+
     /// Puts the same customer key, wrapped under another domain key, in the place of `old`.
     ///
     /// # Errors

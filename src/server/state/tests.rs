@@ -86,6 +86,14 @@ fn customer_keys_have_versions_and_are_rewrapped_only_from_what_they_are() {
         assert_eq!(keys, [([1; 16], KeyState::Retired, 0), ([2; 16], KeyState::Current, 2)]);
         state.remove_domain_key([1; 16]).await.unwrap();
         assert!(matches!(state.remove_domain_key([2; 16]).await, Err(StateError::Missing(_))));
+
+        let versions: Vec<_> = state.customer_keys().await.unwrap().into_iter().map(|(_, key)| key.version).collect();
+        assert_eq!(versions, [1, 2]);
+        assert!(matches!(state.remove_customer_key(&a, 2).await, Err(StateError::Missing(_))), "the newest seals");
+        state.remove_customer_key(&a, 1).await.unwrap();
+        assert!(matches!(state.remove_customer_key(&a, 1).await, Err(StateError::Missing(_))));
+        assert_eq!(state.customer_key_version(&a, 1).await.unwrap(), None);
+        assert_eq!(state.customer_keys().await.unwrap().len(), 1);
     });
 }
 
