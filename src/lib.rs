@@ -23,6 +23,10 @@
 //! - `server` (feature `key-server`) is the second program, the key server: it speaks [`api`] and drives HSMs, and never sees a volume.
 //! - [`sys`] has the only `unsafe` code.
 
+// So that files which the tests share name the library as its users do.
+#[cfg(test)]
+extern crate self as envelopefs;
+
 #[cfg(any(feature = "hsm-api", feature = "key-server"))]
 pub mod api;
 #[cfg(feature = "sev-snp")]

@@ -6,6 +6,8 @@
 
 pub mod aead;
 pub mod kdf;
+#[cfg(feature = "key-server")]
+pub mod key_wrap;
 pub mod names;
 #[cfg(feature = "pkcs11")]
 pub mod rsa;

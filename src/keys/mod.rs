@@ -42,7 +42,7 @@ mod server;
 pub mod snp;
 #[cfg(all(test, feature = "pkcs11"))]
 #[path = "../../tests/common/softhsm.rs"]
-mod softhsm;
+pub(crate) mod softhsm;
 pub mod spec;
 #[cfg(feature = "vault")]
 pub mod vault;
@@ -137,7 +137,7 @@ impl SlotContext {
 }
 
 /// Joins fields with their lengths in front, so that different fields never give the same bytes.
-fn join(fields: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn join(fields: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     for field in fields {
         let len = u32::try_from(field.len()).expect("fields are far below 4 GiB");

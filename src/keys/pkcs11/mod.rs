@@ -13,10 +13,11 @@
 //! contrib/providers/pkcs11.md.
 
 mod mechanism;
-mod module;
-mod pin;
+// The key server drives modules, too.
+pub(crate) mod module;
+pub(crate) mod pin;
 mod token;
-mod uri;
+pub(crate) mod uri;
 mod worker;
 
 #[cfg(test)]

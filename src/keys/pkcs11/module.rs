@@ -25,7 +25,7 @@ struct Loaded {
 }
 
 /// A module in use.
-pub(super) struct Module {
+pub(crate) struct Module {
     path: PathBuf,
     pkcs11: Pkcs11,
 }
@@ -35,7 +35,7 @@ impl Module {
     ///
     /// # Errors
     /// [`ProviderError::Setup`].
-    pub(super) fn open(path: &Path) -> Result<Self, ProviderError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ProviderError> {
         let setup =
             |fact: String, remedy, source: Option<crate::keys::Cause>| ProviderError::Setup { fact, remedy, source };
         let cannot_load = |error: Error| {
@@ -71,13 +71,13 @@ impl Module {
         Ok(Module { path: canonical, pkcs11: loaded.pkcs11.clone() })
     }
 
-    pub(super) fn pkcs11(&self) -> &Pkcs11 {
+    pub(crate) fn pkcs11(&self) -> &Pkcs11 {
         &self.pkcs11
     }
 
     /// Finalises and initialises it anew, for modules that find a returned token no other way; not while others use it. Whoever calls
     /// has no session any more.
-    pub(super) fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut modules = MODULES.lock();
         if let Some(loaded) = modules.get_mut(&self.path).filter(|loaded| loaded.users == 1 && loaded.ours) {
             let _ = loaded.pkcs11.clone().finalize();

@@ -86,6 +86,24 @@ fn credential(name: &str) -> Result<PathBuf, ProviderError> {
     Ok(directory.join(name))
 }
 
+/// The PIN in a file that only its owner may read.
+///
+/// # Errors
+/// [`ProviderError::Setup`].
+#[cfg_attr(not(feature = "key-server"), expect(dead_code, reason = "the key server's"))]
+pub(crate) fn from_file(path: &Path) -> Result<Passphrase, ProviderError> {
+    in_file(path, Access::Owner)
+}
+
+/// The PIN in a credential of the systemd service.
+///
+/// # Errors
+/// [`ProviderError`].
+#[cfg_attr(not(feature = "key-server"), expect(dead_code, reason = "the key server's"))]
+pub(crate) fn from_credential(name: &str) -> Result<Passphrase, ProviderError> {
+    in_file(&credential(name)?, Access::AsMounted)
+}
+
 fn in_file(path: &Path, access: Access) -> Result<Passphrase, ProviderError> {
     let bytes = secret_file::read("PIN file", path, MAX_PIN, access)?;
     Passphrase::read_line_from(&bytes[..]).map_err(|error| no_pin(&format!("the PIN file {}", path.display()), error))

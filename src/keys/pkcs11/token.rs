@@ -182,13 +182,7 @@ impl Token {
         let (mut fitting, mut others) = (Vec::new(), Vec::new());
         for slot in slots {
             let Ok(info) = pkcs11.get_token_info(slot) else { continue };
-            let agrees = |named: &Option<String>, found: &str| named.as_deref().is_none_or(|named| named == found);
-            let fits = agrees(&uri.token, info.label())
-                && agrees(&uri.serial, info.serial_number())
-                && agrees(&uri.manufacturer, info.manufacturer_id())
-                && agrees(&uri.model, info.model())
-                && uri.slot_id.is_none_or(|id| id == slot.id());
-            match fits && info.token_initialized() {
+            match uri.fits(slot, &info) && info.token_initialized() {
                 true => fitting.push((slot, info)),
                 false if info.token_initialized() => others.push(format!("{:?}", info.label())),
                 false => {}

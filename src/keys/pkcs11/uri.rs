@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cryptoki::slot::{Slot, TokenInfo};
 use percent_encoding::percent_decode_str;
 
 use super::mechanism::Choice;
@@ -54,7 +55,7 @@ pub(super) struct Place {
 
 /// The path attributes of RFC 7512, section 2.3, that are of use here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Uri {
+pub(crate) struct Uri {
     pub(super) token: Option<String>,
     pub(super) serial: Option<String>,
     pub(super) manufacturer: Option<String>,
@@ -129,6 +130,27 @@ impl Uri {
     /// # Errors
     /// [`SpecError`]; one too if the key is named neither by label nor by id.
     pub(super) fn parse(path: &str) -> Result<Self, SpecError> {
+        let uri = Uri::attributes(path)?;
+        if uri.object.is_none() && uri.id.is_none() {
+            return Err(SpecError::Missing { kind: super::KIND.into(), name: "object=LABEL or id=… in its target" });
+        }
+        Ok(uri)
+    }
+
+    /// Parses `token=NAME;…`, which names a token and no object in it.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    #[cfg_attr(not(feature = "key-server"), expect(dead_code, reason = "the key server's"))]
+    pub(crate) fn parse_token(path: &str) -> Result<Self, SpecError> {
+        let uri = Uri::attributes(path)?;
+        if uri.object.is_some() || uri.id.is_some() || uri.class.is_some() {
+            return Err(wrong("target", "the name of a token alone, without object, id and type"));
+        }
+        Ok(uri)
+    }
+
+    fn attributes(path: &str) -> Result<Self, SpecError> {
         let mut uri = Uri::default();
         for attribute in path.split(';').filter(|attribute| !attribute.is_empty()) {
             let (name, value) =
@@ -161,9 +183,6 @@ impl Uri {
         if empty(&uri.id) || uri.object.as_ref().is_some_and(String::is_empty) {
             return Err(wrong("object or id", "something: it is empty"));
         }
-        if uri.object.is_none() && uri.id.is_none() {
-            return Err(SpecError::Missing { kind: super::KIND.into(), name: "object=LABEL or id=… in its target" });
-        }
         Ok(uri)
     }
 }
@@ -184,8 +203,18 @@ impl fmt::Display for Uri {
 }
 
 impl Uri {
+    /// Whether a token has all the attributes that are named.
+    pub(crate) fn fits(&self, slot: Slot, info: &TokenInfo) -> bool {
+        let agrees = |named: &Option<String>, found: &str| named.as_deref().is_none_or(|named| named == found);
+        agrees(&self.token, info.label())
+            && agrees(&self.serial, info.serial_number())
+            && agrees(&self.manufacturer, info.manufacturer_id())
+            && agrees(&self.model, info.model())
+            && self.slot_id.is_none_or(|id| id == slot.id())
+    }
+
     /// For people: `token "hsm"`.
-    pub(super) fn token_name(&self) -> String {
+    pub(crate) fn token_name(&self) -> String {
         let mut name = String::from("token");
         let attributes = [("", &self.token), ("serial ", &self.serial), ("model ", &self.model)];
         for (what, value) in attributes.into_iter().chain([("manufacturer ", &self.manufacturer)]) {

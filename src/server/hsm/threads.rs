@@ -1,0 +1,83 @@
+//! Threads for calls that may hang.
+//!
+//! A PKCS#11 module is foreign code that may block for ever, and a call cannot be taken back. So each runs on a thread from here, and whoever
+//! waits for it goes on without it when the time is up. A thread that comes back is used again; how many can be away at once is bounded by
+//! whoever hands out the calls ([`pool`](super::pool)).
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// Most threads that wait for work.
+const MAX_IDLE: usize = 64;
+
+/// What a thread does; its result is given away when the thread is free again.
+type Job = Box<dyn FnOnce() -> Box<dyn FnOnce() + Send> + Send>;
+
+/// Threads, idle ones kept.
+#[derive(Default, Clone)]
+pub(super) struct Threads(Arc<Mutex<Vec<Sender<Job>>>>);
+
+/// Why there is no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoResult {
+    /// Time is up; the call goes on.
+    #[error("the token has not answered within {0:?}")]
+    Late(Duration),
+    /// The thread could not be started, or has panicked.
+    #[error("the thread for the token has ended")]
+    Gone,
+}
+
+impl Threads {
+    /// Runs a job and waits for its result.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoResult> {
+        let (answer, result) = mpsc::sync_channel(1);
+        self.start(Box::new(move || {
+            let value = job();
+            Box::new(move || _ = answer.send(value))
+        }))?;
+        result.recv_timeout(timeout).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => NoResult::Late(timeout),
+            mpsc::RecvTimeoutError::Disconnected => NoResult::Gone,
+        })
+    }
+
+    fn start(&self, mut job: Job) -> Result<(), NoResult> {
+        loop {
+            let Some(thread) = self.0.lock().pop() else { break };
+            match thread.send(job) {
+                Ok(()) => return Ok(()),
+                Err(back) => job = back.0,
+            }
+        }
+        let list = Arc::downgrade(&self.0);
+        let run = move || {
+            loop {
+                let finish = job();
+                let (sender, next) = mpsc::channel();
+                // In the list before the result is out, so that who has it finds this thread. Without the list nobody would ever send.
+                let listed = list.upgrade().is_some_and(|list| {
+                    let mut list = list.lock();
+                    let room = list.len() < MAX_IDLE;
+                    if room {
+                        list.push(sender);
+                    }
+                    room
+                });
+                finish();
+                match next.recv() {
+                    Ok(more) if listed => job = more,
+                    _ => return,
+                }
+            }
+        };
+        std::thread::Builder::new().name("hsm".into()).spawn(run).map(drop).map_err(|_| NoResult::Gone)
+    }
+}
