@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::keys::ProviderError;
 use crate::keys::secret_file::{self, Access};
+use crate::server::hsm::{HsmError, HsmSettings};
 
 /// Where the configuration is if nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/envelopefs/keyserver.toml";
@@ -38,7 +39,7 @@ pub struct Config {
     #[serde(default)]
     pub admin: Admin,
     /// Modules and tokens.
-    pub hsm: toml::Table,
+    pub hsm: HsmSettings,
     /// The database.
     #[serde(default)]
     pub state: StateSettings,
@@ -607,6 +608,9 @@ impl Config {
         if self.listen.insecure_plain_http {
             found.push("listen.insecure_plain_http".to_owned());
         }
+        if self.hsm.insecure_software_oaep {
+            found.push("hsm.insecure_software_oaep".to_owned());
+        }
         for sink in &self.audit.sinks {
             if let Sink::S3 { name, insecure_plain_http: true, .. } = sink {
                 found.push(format!("audit.sinks {name:?} insecure_plain_http"));
@@ -657,6 +661,10 @@ impl Config {
             let remedy = "leave it out for 127.0.0.1:8080, or name a Unix socket";
             return wrong("admin.listen", "without an admin listener nobody can hand in the PIN".into(), remedy);
         }
+        self.hsm.check().or_else(|error| match error {
+            HsmError::Setup { fact, remedy, .. } => wrong("hsm", fact, remedy),
+            other => wrong("hsm", other.to_string(), "contrib/keyserver/README.md says what it may be"),
+        })?;
         self.check_state().or_else(|(field, fact, remedy)| wrong(field, fact, remedy))?;
         self.check_audit().or_else(|(field, fact, remedy)| wrong(field, fact, remedy))?;
         self.check_limits().or_else(|(field, fact, remedy)| wrong(field, fact, remedy))
@@ -781,6 +789,9 @@ impl Config {
         if let Some(key) = &self.listen.key {
             key.read("TLS key").map_err(|error| failed("listen.key", error))?;
         }
+        for pin in self.hsm.pin.iter().chain(self.hsm.tokens.iter().filter_map(|token| token.pin.as_ref())) {
+            pin.read("PIN file").map_err(|error| failed("hsm.pin", error))?;
+        }
         if let Some(password) = &self.state.password_file {
             password.read_word("password file").map_err(|error| failed("state.password_file", error))?;
         }
@@ -797,8 +808,9 @@ impl Config {
 mod tests {
     use super::*;
 
-    const LEAST: &str =
-        "[listen]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n[hsm]\n[audit]\nserver_id = \"node-1\"\n";
+    const LEAST: &str = "[listen]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n\
+        [hsm]\n[[hsm.token]]\nuri = \"pkcs11:token=t\"\nmodule = \"/m.so\"\n\
+        [audit]\nserver_id = \"node-1\"\n";
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/ks.toml")).map_err(|error| {
@@ -847,7 +859,7 @@ mod tests {
             ("\"node-1\"", "\"Node 1\"", "audit.server_id"),
             ("\"node-1\"", "\"n\"\nbefore_answer = [\"files\"]", "there is no sink \"files\""),
             ("\"node-1\"", "\"n\"\nhead_records = 0", "audit: heads"),
-            ("\"node-1\"", "\"n\"\nhead_time = \"soon\"", "line 7"),
+            ("\"node-1\"", "\"n\"\nhead_time = \"soon\"", "line 10"),
             ("\"node-1\"", "\"n\"\n[[audit.sinks]]\nkind = \"tape\"\nname = \"t\"", "unknown variant `tape`"),
             ("\"node-1\"", "\"n\"\n[[audit.sinks]]\nkind = \"directory\"\nname = \"t\"\npath = \"t\"", "is relative"),
             (
@@ -860,6 +872,10 @@ mod tests {
                 "\"n\"\n[[audit.sinks]]\nkind = \"s3\"\nname = \"t\"\nbucket = \"b\"\naccess_key_id = \"a\"",
                 "half of an access key",
             ),
+            ("[hsm]", "[hsm]\nsessions = 0", "hsm: hsm.sessions is 0"),
+            ("[hsm]", "[hsm]\npin = \"1234\"", "a secret is named"),
+            ("\"pkcs11:token=t\"", "\"token\"", "/etc/ks.toml, hsm: "),
+            ("\"/m.so\"", "\"m.so\"", "/etc/ks.toml, hsm: "),
             ("[hsm]", "[limits]\nbody = 100\n[hsm]", "limits.body: it is not from 4096 to 1048576"),
             ("[hsm]", "[limits]\nheader_time = \"0s\"\n[hsm]", "limits.header_time"),
             ("[hsm]", "[log]\nto = \"here\"\n[hsm]", "messages go to"),

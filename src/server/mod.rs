@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod attestation;
 pub mod audit;
+pub mod cli;
+pub mod cmd;
 pub mod config;
 pub mod hsm;
 pub mod http;

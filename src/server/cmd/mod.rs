@@ -1,0 +1,132 @@
+//! The verbs of `envelopefs-keyserver`, a file each: they compose the server's rooms, speak with the operator and map errors to exit codes.
+
+/// Prints a line. Unlike `println!`, it leaves a reader that has seen enough, as head(1) has, in peace.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
+mod check_config;
+mod generate;
+mod host;
+mod init;
+mod installation;
+mod key;
+mod log;
+mod pin;
+mod probe;
+mod tenant;
+mod token;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use super::cli::{Cli, Command};
+use super::config::ConfigError;
+use crate::cmd::Code;
+use crate::keys::ProviderError;
+
+/// Why a verb failed: fact, cause, remedy, and the exit code.
+#[derive(Debug)]
+struct Failure {
+    code: Code,
+    fact: String,
+    causes: Vec<String>,
+    remedy: Option<String>,
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    fn new(code: Code, fact: impl Into<String>) -> Self {
+        Failure { code, fact: fact.into(), causes: Vec::new(), remedy: None }
+    }
+
+    /// Adds what lies behind it.
+    fn because(mut self, error: &dyn std::error::Error) -> Self {
+        self.causes.push(error.to_string());
+        self.causes.extend(sources(error));
+        self
+    }
+
+    /// Adds what lies behind the error that the fact tells.
+    fn caused(mut self, error: &dyn std::error::Error) -> Self {
+        self.causes.extend(sources(error));
+        self
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "envelopefs-keyserver: {}", self.fact)?;
+        for cause in &self.causes {
+            write!(f, "\n  cause: {}", cause.trim_end())?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\n  remedy: {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The texts of the errors behind an error.
+fn sources(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string).collect()
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let remedy = Some(error.remedy()).filter(|remedy| !remedy.is_empty());
+        Failure { code: Code::Usage, fact: error.to_string(), causes: sources(&error), remedy }
+    }
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        Failure { code: Code::Failure, fact: error.to_string(), causes: sources(&error), remedy: error.remedy() }
+    }
+}
+
+/// Runs a parsed command to its end.
+pub fn run(cli: Cli) -> ExitCode {
+    let config = cli.config.as_path();
+    let outcome = match cli.command {
+        Command::Init(args) => in_runtime(init::run(config, args)),
+        Command::Status(args) => host::status(config, args),
+        Command::Tenant(command) => in_runtime(tenant::run(config, command)),
+        Command::Token(command) => in_runtime(token::run(config, command)),
+        Command::Key(command) => in_runtime(key::run(config, command)),
+        Command::Pin(args) => pin::run(config, args),
+        Command::Probe(args) => probe::run(config, args),
+        Command::CheckConfig(args) => check_config::run(config, args),
+        Command::Generate(args) => generate::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+/// Runs a verb that waits for the state. Signatures are made on threads of their own; one thread does for the rest.
+fn in_runtime(verb: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Code::Failure, "cannot start the runtime").because(&error))?.block_on(verb)
+}
+
+/// Keeps what this process will know to itself, or refuses to go on.
+fn harden() -> Result<()> {
+    let hardened = crate::sys::memory::harden_process()
+        .map_err(|error| Failure::new(Code::Failure, "cannot protect the memory of this process").because(&error))?;
+    tracing::debug!(all_memory_locked = hardened.all_memory_locked, "process hardened");
+    Ok(())
+}
