@@ -183,7 +183,7 @@ impl From<uuid::Uuid> for VolumeName {
 }
 
 /// The name of a tenant: 1 to 64 lower-case letters, digits and `-`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tenant(String);
 
