@@ -128,11 +128,14 @@ impl fmt::Debug for Fingerprint {
 pub struct Admin {
     /// Loopback addresses with their ports, and paths of Unix sockets. Default: 127.0.0.1:8080.
     pub listen: Vec<AdminAddress>,
+    /// Where the key goes that is handed in for the HSM library's own TLS connection; a memory filesystem suits it. Default: none is taken.
+    pub client_key_file: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Admin { listen: vec![AdminAddress::Loopback(SocketAddr::from(([127, 0, 0, 1], 8080)))] }
+        let listen = vec![AdminAddress::Loopback(SocketAddr::from(([127, 0, 0, 1], 8080)))];
+        Admin { listen, client_key_file: None }
     }
 }
 

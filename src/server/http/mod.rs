@@ -12,6 +12,7 @@
 //! which each has a body of `limits.body`; tables of rates.
 
 pub mod answer;
+pub mod desk;
 mod guard;
 pub mod limits;
 pub mod routes;
