@@ -9,10 +9,10 @@
 //! the HSM gave leaves before its record is durable: if that fails, the answer is 503 and what was made is dropped.
 //!
 //! **Refused callers** are recorded too (`refused`), in the log of the tenant whose they are beyond doubt, else in the server's own; but at
-//! [`REFUSALS`] at most per log, so that strangers cannot fill it. What was left out is counted in the metrics, and in the next record of
+//! the rate of `REFUSALS` at most in each log, so that strangers cannot fill it. What was left out is counted in the metrics, and in the next record of
 //! that log (`unrecorded`).
 //!
-//! **Wrong blobs** have one text, whatever is wrong with them, and leave at a multiple of [`UNIFORM`] after the call came: what the HSM was asked before
+//! **Wrong blobs** have one text, whatever is wrong with them, and leave at a multiple of `UNIFORM` after the call came: what the HSM was asked before
 //! does not show.
 //!
 //! **Customer keys** are made when a tenant is added. Where the HSM was away then, the first generate makes one, under the database's
@@ -29,7 +29,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
@@ -52,10 +51,8 @@ use crate::api::{
 };
 use crate::keys::ProviderError;
 
-/// Refusals of one log that are recorded: one in two seconds, and some at once after a pause.
-const REFUSALS: Duration = Duration::from_secs(2);
-/// How many at once.
-const REFUSALS_AT_ONCE: u32 = 30;
+/// Refusals that are recorded in one log: one a second, and some at once after a pause.
+const REFUSALS: Rate = Rate { per_second: 1, burst: 30 };
 /// Wrong blobs are refused at multiples of this after the call came.
 const UNIFORM: Duration = Duration::from_millis(100);
 /// Longest wait for a session of the HSM.
@@ -412,8 +409,7 @@ impl Service {
         let of = tenant.as_ref().map_or("-", |tenant| tenant.id.as_str());
         tracing::info!(request_id, %ip, tenant = of, code, "a caller is refused");
         let log = tenant.as_ref().map_or_else(LogName::server, |tenant| LogName::from(&tenant.id));
-        let (per_second, burst) = (1, REFUSALS_AT_ONCE);
-        if self.refusals.take(log.clone(), Rate { per_second, burst }).is_err() {
+        if self.refusals.take(log.clone(), REFUSALS).is_err() {
             self.unrecorded.fetch_add(1, Ordering::Relaxed);
             return refusal;
         }
