@@ -270,6 +270,9 @@ pub struct KeyRotate {
     /// Go on although the new version will not have the slots that no credential was given for.
     #[arg(long, conflicts_with = "resume")]
     pub leave_slots_behind: bool,
+    /// Leave them behind even if all that go along are bound to this machine.
+    #[arg(long, requires = "leave_slots_behind")]
+    pub insecure_no_recovery_slot: bool,
     /// Count, and change nothing.
     #[arg(long)]
     pub dry_run: bool,

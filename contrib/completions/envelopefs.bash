@@ -1442,7 +1442,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__rotate)
-            opts="-q -h --key-file --passphrase-file --passphrase-fd --provider --volume-id --resume --leave-slots-behind --dry-run --threads --rate --quiet --json --help"
+            opts="-q -h --key-file --passphrase-file --passphrase-fd --provider --volume-id --resume --leave-slots-behind --insecure-no-recovery-slot --dry-run --threads --rate --quiet --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

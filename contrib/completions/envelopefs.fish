@@ -128,6 +128,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -l rate -d 'At most so many headers a second' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -l resume -d 'Make no new version: finish a rotation that was interrupted'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -l leave-slots-behind -d 'Go on although the new version will not have the slots that no credential was given for'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -l insecure-no-recovery-slot -d 'Leave them behind even if all that go along are bound to this machine'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -l dry-run -d 'Count, and change nothing'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -s q -l quiet -d 'No progress'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from rotate" -l json -d 'Print one JSON object instead of text'

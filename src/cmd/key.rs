@@ -43,10 +43,10 @@ fn described(description: &Description) -> Value {
     json!({"volume": description.uuid().to_string(), "versions": versions})
 }
 
-/// Whether a slot, other than the one that goes, opens the active master key when this machine is no more.
-pub(super) fn outlives(description: &Description, gone: Option<u32>) -> bool {
+/// Whether a slot, other than those that go, opens the active master key when this machine is no more.
+pub(super) fn outlives(description: &Description, gone: &[u32]) -> bool {
     let slots = description.keys().iter().filter(|key| key.state == KeyState::Active).flat_map(|key| &key.slots);
-    let mut left = slots.filter(|slot| Some(slot.id) != gone);
+    let mut left = slots.filter(|slot| !gone.contains(&slot.id));
     left.any(|slot| !keys::slot_is_machine_bound(&slot.provider, &slot.parameters))
 }
 
@@ -56,7 +56,7 @@ pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
     let unlocked = audit::unlock(&volume, Operation::SlotAdd, &credentials::existing(&args.credentials)?, None)?;
     let uuid = volume.description().uuid();
     let provider = recovery::new_slot(&args.new, &args.recovery, uuid, args.dry_run, args.json)?;
-    if provider.is_machine_bound() && !args.new.insecure_no_recovery_slot && !outlives(volume.description(), None) {
+    if provider.is_machine_bound() && !args.new.insecure_no_recovery_slot && !outlives(volume.description(), &[]) {
         return Err(credentials::no_recovery());
     }
     let slot = match args.dry_run {
@@ -78,7 +78,7 @@ pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
     let mut volume = Volume::open(&args.backing)?;
     let unlocked = audit::unlock(&volume, Operation::SlotRemove, &credentials::existing(&args.credentials)?, None)?;
     volume.check_removable(args.slot)?;
-    if !outlives(volume.description(), Some(args.slot)) {
+    if !outlives(volume.description(), &[args.slot]) {
         eprintln!(
             "envelopefs: warning: the slots that are left open on this machine alone: another chip, image or firmware, and the data is lost"
         );

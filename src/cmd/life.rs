@@ -10,8 +10,8 @@ use super::{Code, Failure, Result, credentials, harden, key};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyDestroy, KeyRebind, KeyRetire, KeyRotate, KeyStatus, Walk};
 use crate::fs::rewrap::Task;
-use crate::keys::KeyId;
-use crate::volume::{Description, KeyState, MasterKey, NewSlot, Unlocked, Volume};
+use crate::keys::{Credentials, KeyId};
+use crate::volume::{Description, KeyState, MasterKey, NewSlot, Rotation, Unlocked, Volume, VolumeError};
 
 fn pace(options: &Walk) -> Pace {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -46,13 +46,7 @@ pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
     }
     let mut left_behind = Vec::new();
     if !args.resume {
-        let rotation = match volume.rotate(&unlocked, &credentials, args.leave_slots_behind) {
-            Ok(rotation) => rotation,
-            Err(error) => {
-                audit::note(&volume, Some(&unlocked), Event::new(Operation::Rotate).failed(&error));
-                return Err(error.into());
-            }
-        };
+        let rotation = new_version(&mut volume, &unlocked, &credentials, &args)?;
         let event = Event::new(Operation::Rotate).slot(unlocked.slot()).version(rotation.version);
         audit::note(&volume, Some(&rotation.unlocked), event);
         say(json, &format!("Master key version {} is in force.", rotation.version));
@@ -94,6 +88,30 @@ pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the new version of the master key, with the slots that credentials are there for.
+fn new_version(
+    volume: &mut Volume,
+    unlocked: &Unlocked,
+    credentials: &Credentials,
+    args: &KeyRotate,
+) -> Result<Rotation> {
+    let made = match volume.rotate(unlocked, credentials, false) {
+        Err(VolumeError::SlotsLeft { slots }) if args.leave_slots_behind => {
+            let gone: Vec<u32> = slots.iter().map(|(slot, _)| *slot).collect();
+            let outlives = |gone: &[u32]| key::outlives(volume.description(), gone);
+            if !args.insecure_no_recovery_slot && outlives(&[]) && !outlives(&gone) {
+                return Err(credentials::no_recovery());
+            }
+            volume.rotate(unlocked, credentials, true)
+        }
+        made => made,
+    };
+    made.map_err(|error| {
+        audit::note(volume, Some(unlocked), Event::new(Operation::Rotate).failed(&error));
+        error.into()
+    })
 }
 
 /// What a rotation would do.
@@ -311,7 +329,7 @@ pub(super) fn rebind(args: KeyRebind) -> Result<ExitCode> {
     let unlocked =
         audit::unlock(&volume, Operation::SlotRebind, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let provider = credentials::new_slot(&args.new)?;
-    let is_last = !key::outlives(volume.description(), Some(args.slot));
+    let is_last = !key::outlives(volume.description(), &[args.slot]);
     if provider.is_machine_bound() && !args.new.insecure_no_recovery_slot && is_last {
         return Err(credentials::no_recovery());
     }

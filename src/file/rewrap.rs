@@ -9,6 +9,7 @@ use std::io::{IoSlice, IoSliceMut};
 use super::header::{self, Header, PLACES};
 use super::layout::HEADER_LEN;
 use super::{Damage, File, FileError, State, is_zero};
+use crate::crypto::secret::Secret;
 use crate::keys::{FileId, KeyId, KeyRing, WrappedDek};
 use crate::store::{BackingFile, SetTime, Stat};
 
@@ -23,15 +24,22 @@ pub enum Wrapping {
     Rewrapped(KeyId),
 }
 
-/// The place that serves: of those whose tag verifies, the one under the newest master key.
-fn serving(places: &[Option<WrappedDek>; PLACES], file: &FileId, ring: &KeyRing) -> Result<(usize, KeyId), FileError> {
-    let known = |place: &WrappedDek| ring.rank(place.key_id).is_some();
-    let served = places.iter().enumerate().filter_map(|(at, place)| {
-        let place = place.as_ref().filter(|place| ring.unwrap_dek(file, place).is_ok())?;
-        Some((ring.rank(place.key_id)?, (at, place.key_id)))
+/// The place that serves: of those whose tag verifies, the one under the newest master key; and the DEK that it wraps.
+fn serving(
+    places: &[Option<WrappedDek>; PLACES],
+    file: &FileId,
+    ring: &KeyRing,
+) -> Result<(usize, KeyId, Secret<32>), FileError> {
+    let ranked = places.iter().enumerate().filter_map(|(at, place)| {
+        let place = place.as_ref()?;
+        Some((ring.rank(place.key_id)?, at, place))
     });
-    let newest = served.min_by_key(|(rank, _)| *rank).map(|(_, found)| found);
-    newest.ok_or_else(|| match places.iter().flatten().any(known) {
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_unstable_by_key(|(rank, at, _)| (*rank, *at));
+    let known = !ranked.is_empty();
+    let mut served =
+        ranked.into_iter().filter_map(|(_, at, place)| Some((at, place.key_id, ring.unwrap_dek(file, place).ok()?)));
+    served.next().ok_or_else(|| match known {
         true => Damage::Header("the wrapped DEK fails authentication").into(),
         false => FileError::NoKey,
     })
@@ -50,11 +58,10 @@ pub fn rewrap(raw: &dyn BackingFile, stat: &Stat, ring: &KeyRing, write: bool) -
         return Ok(Wrapping::None);
     }
     let header = Header::parse(bytes)?;
-    let (at, under) = serving(&header.places, &header.file_id, ring)?;
-    let Some(place) = header.places.get(at).copied().flatten().filter(|_| write && under != ring.active()) else {
+    let (at, under, dek) = serving(&header.places, &header.file_id, ring)?;
+    if !write || under == ring.active() {
         return Ok(Wrapping::Under(under));
-    };
-    let dek = ring.unwrap_dek(&header.file_id, &place).map_err(|_| FileError::NoKey)?;
+    }
     let wrapped = header::encode_place(Some(&ring.wrap_dek(&header.file_id, &dek)));
     raw.write_all_vectored_at(&mut [IoSlice::new(&wrapped)], header::place_offset(other(at)))?;
     // A daemon that may write to a file it does not own cannot; then it was written to now, which is true.
@@ -79,7 +86,7 @@ impl File {
             return Ok(Wrapping::None);
         }
         let id = self.keys().id();
-        let (_, under) = serving(&state.places, &id, &self.ring)?;
+        let (_, under, _) = serving(&state.places, &id, &self.ring)?;
         if !write || under == self.ring.active() {
             return Ok(Wrapping::Under(under));
         }
@@ -97,8 +104,8 @@ impl File {
             return (places, active);
         }
         let serves = serving(&places, &id, &self.ring).ok();
-        if serves.is_none_or(|(_, under)| under != active)
-            && let Some(place) = places.get_mut(serves.map_or(0, |(at, _)| other(at)))
+        if serves.as_ref().is_none_or(|(_, under, _)| *under != active)
+            && let Some(place) = places.get_mut(serves.map_or(0, |(at, ..)| other(at)))
         {
             *place = Some(self.ring.wrap_dek(&id, self.keys().dek()));
         }

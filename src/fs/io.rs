@@ -125,8 +125,8 @@ impl Fs {
                 return Ok(Some(held.open_pinned(access)?));
             }
             let (dir, entry) = self.named(inode)?;
-            let raw = dir.open_file(&entry, access)?;
-            Ok((self.ino_of(raw.stat()?.ino) == inode.ino).then_some(raw))
+            let (raw, stat) = dir.open_file_and_stat(&entry, access)?;
+            Ok((self.ino_of(stat.ino) == inode.ino).then_some(raw))
         })
     }
 

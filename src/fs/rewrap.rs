@@ -19,7 +19,7 @@ use super::name::{self, Decoded, DirId};
 use super::{BackingDir, Fs, Kind, Result, is_missing};
 use crate::file::{self, Wrapping};
 use crate::keys::KeyId;
-use crate::store::{Access, BackingFile};
+use crate::store::{Access, BackingFile, Stat};
 
 /// Files handed to a thread at a time.
 const BATCH: usize = 64;
@@ -269,14 +269,13 @@ impl Fs {
     /// Deals with one header; `None` if the file is gone or another filesystem's.
     fn work_on_header(&self, walk: &HeaderWalk, batch: &Batch, entry: &OsStr) -> Result<Option<Wrapping>> {
         let write = walk.task == Task::Rewrap;
-        let raw = match self.open_for_rewrap(&*batch.dir, entry, write) {
-            Ok(raw) => raw,
+        let (raw, stat) = match self.open_for_rewrap(&*batch.dir, entry, write) {
+            Ok(opened) => opened,
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP | libc::EINVAL)) => {
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
-        let stat = raw.stat()?;
         if stat.dev != self.root_dev {
             return Ok(None);
         }
@@ -305,9 +304,9 @@ impl Fs {
         dir: &dyn BackingDir,
         entry: &OsStr,
         write: bool,
-    ) -> std::io::Result<Arc<dyn BackingFile>> {
+    ) -> std::io::Result<(Arc<dyn BackingFile>, Stat)> {
         let access = if write { Access::ReadWrite } else { Access::Read };
-        let denied = match dir.open_file(entry, access) {
+        let denied = match dir.open_file_and_stat(entry, access) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
             outcome => return outcome,
         };
@@ -316,7 +315,7 @@ impl Fs {
             return Err(denied);
         }
         dir.set_mode(entry, stat.mode | 0o600)?;
-        let opened = dir.open_file(entry, access);
+        let opened = dir.open_file_and_stat(entry, access);
         dir.set_mode(entry, stat.mode)?;
         opened
     }

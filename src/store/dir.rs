@@ -128,16 +128,21 @@ impl BackingDir for RealDir {
     }
 
     fn open_file(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn BackingFile>> {
+        Ok(self.open_file_and_stat(name, access)?.0)
+    }
+
+    fn open_file_and_stat(&self, name: &OsStr, access: Access) -> io::Result<(Arc<dyn BackingFile>, Stat)> {
         let flags = content_flags(access) | OFlags::NOFOLLOW;
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ACCESS) => self.open_despite_mode(name, flags)?,
             Err(error) => return Err(error.into()),
         };
-        if kind_of(rustix::fs::fstat(&fd)?.st_mode)? != Kind::File {
+        let stat = to_stat(&rustix::fs::fstat(&fd)?)?;
+        if stat.kind != Kind::File {
             return Err(Errno::INVAL.into());
         }
-        Ok(Arc::new(RealFile { fd, pinned: false }))
+        Ok((Arc::new(RealFile { fd, pinned: false }), stat))
     }
 
     fn pin(&self, name: &OsStr) -> io::Result<Arc<dyn BackingFile>> {

@@ -44,6 +44,12 @@ pub trait BackingDir: Send + Sync + std::fmt::Debug + 'static {
     fn create_file(&self, name: &OsStr, mode: u32) -> io::Result<Arc<dyn BackingFile>>;
     /// Opens an existing regular file; ELOOP for a symlink, EINVAL for any other kind.
     fn open_file(&self, name: &OsStr, access: Access) -> io::Result<Arc<dyn BackingFile>>;
+    /// [`open_file`](Self::open_file), and the attributes of what was opened.
+    fn open_file_and_stat(&self, name: &OsStr, access: Access) -> io::Result<(Arc<dyn BackingFile>, Stat)> {
+        let file = self.open_file(name, access)?;
+        let stat = file.stat()?;
+        Ok((file, stat))
+    }
     /// Holds on to an entry of any kind so that it can be reached after it was unlinked; contents cannot be read through it.
     fn pin(&self, name: &OsStr) -> io::Result<Arc<dyn BackingFile>>;
     /// Makes a directory.

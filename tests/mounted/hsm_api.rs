@@ -273,6 +273,10 @@ fn a_volume_is_taken_over_from_another_instance_when_everything_fits_and_not_bef
     assert_eq!(takeover(OLD, &new, &[]).status.code(), Some(3));
     let check = run(Command::new(PROGRAM).args(["check", "--provider", &new]).arg(&backing));
     assert!(check.status.success(), "{}", text(&check));
+    let log = text(&run(Command::new(PROGRAM).args(["audit", "show"]).arg(&backing)));
+    let noted: Vec<&str> = log.lines().filter(|line| line.contains("takeover")).collect();
+    let failed = noted.iter().filter(|line| line.contains("FAILED")).count();
+    assert_eq!((failed, noted.len() - failed), (4, 2), "{log}");
 }
 
 #[test]

@@ -234,6 +234,7 @@ fn a_second_slot_of_another_kind_is_demanded() {
     }
     let guest = Guest::new(Machine::new(1));
     let remedy = "--insecure-no-recovery-slot";
+    let other = guest.path("other.key");
     guest.refused(&["init", "BACKING", "--provider", "sev-snp:"], 2, &["bound to this machine", remedy]);
     guest.succeed(&["init", "BACKING", "--provider", "sev-snp:", "--insecure-no-recovery-slot"]);
     let add = ["key", "add", "BACKING", "--provider", "sev-snp:", "--new-provider", "sev-snp:"];
@@ -251,6 +252,12 @@ fn a_second_slot_of_another_kind_is_demanded() {
     );
     let removed = guest.run(&["key", "remove", "BACKING", "3", "--provider", "sev-snp:"]);
     assert!(removed.status.success(), "{}", text(&removed));
+    // A rotation must not leave the only other one behind.
+    let add = ["key", "add", "BACKING", "--provider", "sev-snp:", "--new-key-file", "OTHER", "--make-key-file"];
+    guest.succeed(&add.map(|word| if word == "OTHER" { other.to_str().unwrap() } else { word }));
+    let rotate = ["key", "rotate", "BACKING", "--provider", "sev-snp:", "--leave-slots-behind"];
+    guest.refused(&rotate, 2, &["bound to this machine", remedy]);
+    guest.succeed(&[&rotate[..], &[remedy]].concat());
 }
 
 #[test]
