@@ -265,7 +265,8 @@ pub enum Sink {
 }
 
 impl AuditSettings {
-    /// As the log wants them.
+    /// As the log wants them, without sinks: for a command, whose records the server copies. The server takes
+    /// [`from_config`](super::audit::AuditSettings::from_config).
     pub fn settings(&self) -> super::audit::AuditSettings {
         super::audit::AuditSettings::new(&self.server_id)
     }

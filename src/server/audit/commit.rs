@@ -14,6 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+use super::outbox::Outbox;
 use super::{Answer, AuditError, AuditSettings, Entry, Record, Recorded, SignError, Signer, SignerBox, timestamp};
 use crate::crypto::sha256;
 use crate::server::state::{LogName, State, StateError};
@@ -27,40 +28,78 @@ impl From<StateError> for AuditError {
     }
 }
 
-/// Until the last sender is gone.
-pub(super) async fn run(
-    state: State,
-    signer: Arc<ArcSwap<SignerBox>>,
-    settings: Arc<AuditSettings>,
-    mut waiting: mpsc::Receiver<(Entry, Answer)>,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        // Whoever does not wait any longer gets no answer, so there is nothing to record.
-        batch.retain(|(_, answer): &(Entry, Answer)| !answer.is_closed());
-        if batch.is_empty() {
-            continue;
-        }
-        let (entries, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        let signer = Arc::clone(&signer.load().0);
-        let done = tokio::time::timeout(settings.timeout, commit(&state, &signer, &settings.server_id, entries)).await;
-        match done.unwrap_or(Err(AuditError::Slow(settings.timeout))) {
-            Ok(recorded) => {
-                for (answer, recorded) in answers.into_iter().zip(recorded) {
-                    _ = answer.send(Ok(recorded));
+/// What the committer works with.
+pub(super) struct Committer {
+    pub(super) state: State,
+    pub(super) signer: Arc<ArcSwap<SignerBox>>,
+    pub(super) settings: Arc<AuditSettings>,
+    pub(super) outboxes: Arc<[Arc<Outbox>]>,
+}
+
+/// A record as it was stored.
+pub(super) type Row = (LogName, u64, Vec<u8>);
+
+impl Committer {
+    /// Until the last sender is gone.
+    pub(super) async fn run(self, mut waiting: mpsc::Receiver<(Entry, Answer)>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let limit = self.settings.timeout;
+        while waiting.recv_many(&mut batch, BATCH).await > 0 {
+            // Whoever does not wait any longer gets no answer, so there is nothing to record.
+            batch.retain(|(_, answer): &(Entry, Answer)| !answer.is_closed());
+            if batch.is_empty() {
+                continue;
+            }
+            let (entries, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+            let signer = Arc::clone(&self.signer.load().0);
+            let commit = commit(&self.state, &signer, &self.settings.server_id, entries);
+            match tokio::time::timeout(limit, commit).await.unwrap_or(Err(AuditError::Slow(limit))) {
+                Ok((recorded, rows)) => self.answer(answers, recorded, rows),
+                Err(error) => {
+                    let records = answers.len();
+                    tracing::warn!(records, error = &error as &dyn std::error::Error, "audit records were not stored");
+                    for answer in answers {
+                        _ = answer.send(Err(error.clone()));
+                    }
                 }
             }
-            Err(error) => {
-                tracing::warn!(
-                    records = answers.len(),
-                    error = &error as &dyn std::error::Error,
-                    "audit records were not stored"
-                );
-                for answer in answers {
-                    _ = answer.send(Err(error.clone()));
-                }
-            }
         }
+    }
+
+    /// Lets the callers go on; first, where it is demanded, once sinks have the records too. The next batch does not wait for that.
+    fn answer(&self, answers: Vec<Answer>, recorded: Vec<Recorded>, rows: Vec<Row>) {
+        let first: Vec<_> = self.outboxes.iter().filter(|outbox| outbox.before_answer).cloned().collect();
+        let limit = self.settings.timeout;
+        let news = |outboxes: &[Arc<Outbox>]| outboxes.iter().for_each(|outbox| outbox.news.notify_one());
+        if first.is_empty() {
+            for (answer, recorded) in answers.into_iter().zip(recorded) {
+                _ = answer.send(Ok(recorded));
+            }
+            return news(&self.outboxes);
+        }
+        for ((answer, recorded), (log, number, record)) in answers.into_iter().zip(recorded).zip(rows) {
+            let first = first.clone();
+            tokio::spawn(async move {
+                let copied = tokio::time::timeout(limit, async {
+                    for outbox in &first {
+                        outbox.sink.put(&log, number, &record).await?;
+                    }
+                    Ok(())
+                });
+                let copied = match copied.await {
+                    Ok(copied) => copied.map_err(AuditError::Sink),
+                    Err(_) => Err(AuditError::Slow(limit)),
+                };
+                if let Err(error) = &copied {
+                    tracing::warn!(
+                        error = error as &dyn std::error::Error,
+                        "a call is refused: its audit record was not copied"
+                    );
+                }
+                _ = answer.send(copied.map(|()| recorded));
+            });
+        }
+        news(&self.outboxes);
     }
 }
 
@@ -70,7 +109,7 @@ pub(super) async fn commit(
     signer: &Arc<dyn Signer>,
     server_id: &str,
     entries: Vec<Entry>,
-) -> Result<Vec<Recorded>, AuditError> {
+) -> Result<(Vec<Recorded>, Vec<Row>), AuditError> {
     let logs: Vec<_> = entries.iter().map(|entry| entry.log.clone()).collect();
     let mut transaction = state.begin_log().await?;
     let mut heads = transaction.lock(&logs).await?;
@@ -115,16 +154,20 @@ pub(super) async fn commit(
             recorded.context_signature = Some(signature);
         }
     }
-    let rows = records.into_iter().zip(signatures).map(|((log, mut record), signature)| {
-        record.signature = BASE64_STANDARD.encode(signature);
-        (log, record.vpc_op_seq_num, record.line().into_bytes())
-    });
-    transaction.insert(&rows.collect::<Vec<_>>()).await?;
+    let rows: Vec<Row> = records
+        .into_iter()
+        .zip(signatures)
+        .map(|((log, mut record), signature)| {
+            record.signature = BASE64_STANDARD.encode(signature);
+            (log, record.vpc_op_seq_num, record.line().into_bytes())
+        })
+        .collect();
+    transaction.insert(&rows).await?;
     for (log, head) in &heads {
         transaction.advance(log, head, headed.get(log).copied()).await?;
     }
     transaction.commit().await?;
-    Ok(recorded)
+    Ok((recorded, rows))
 }
 
 /// Signs all texts, as many at a time as the key can; in their order.

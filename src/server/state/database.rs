@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{Any, AssertSqlSafe, ConnectOptions, Executor, Row};
+use sqlx::{Any, AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use zeroize::Zeroizing;
 
@@ -99,6 +99,11 @@ impl From<sqlx::Error> for StateError {
                 Some("13" | "53100") => StateError::Full(error),
                 // SQLITE_BUSY and its extended codes; connections, shutdown, lock and statement time-outs.
                 Some("5" | "261" | "517" | "773" | "53300" | "55P03" | "57014" | "25P03") => StateError::Away(error),
+                // Class 28: authorization; and no such database.
+                Some(code) if code.starts_with("28") || code == "3D000" => StateError::Setup {
+                    fact: said.message().to_owned(),
+                    remedy: "Check the user, the database and the password_file (or PGPASSFILE)",
+                },
                 Some(code) if code.starts_with("08") || code.starts_with("57P") => StateError::Away(error),
                 _ => StateError::Database(error),
             },
@@ -169,7 +174,7 @@ impl State {
         };
         let pragmas: Arc<str> = pragmas.into();
         let pool = AnyPoolOptions::new()
-            .max_connections(settings.connections.max(2))
+            .max_connections(settings.connections.max(1))
             .acquire_timeout(settings.timeout)
             .idle_timeout(Duration::from_secs(600))
             .after_connect(move |connection, _| {
@@ -177,6 +182,14 @@ impl State {
                 Box::pin(async move {
                     connection.execute(sqlx::raw_sql(AssertSqlSafe(&*pragmas))).await?;
                     Ok(())
+                })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // SQLite ends a transaction itself when the disk is full; the driver then counts on being in it still, and the connection is of
+                    // no more use. The ping lets the rollback, which is under way, come to its end.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
                 })
             })
             .connect_with(options)
@@ -351,7 +364,9 @@ fn read_password(path: &Path) -> Result<Zeroizing<String>, StateError> {
     };
     let (mode, text) =
         read().map_err(|error| setup(format!("the password file {} cannot be read: {error}", path.display())))?;
-    if mode & 0o077 != 0 {
+    // Systemd makes the directory of credentials the service's alone.
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|directory| path.starts_with(directory));
+    if mode & 0o077 != 0 && !credential {
         return Err(setup(format!("the password file {} is accessible to others", path.display())));
     }
     match text.lines().next() {

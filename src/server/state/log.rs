@@ -134,19 +134,6 @@ impl Transaction {
         Ok(())
     }
 
-    /// Notes up to which number the server's own log has listed this one.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn mark_listed(&mut self, log: &LogName, number: u64) -> Result<(), StateError> {
-        sqlx::query("UPDATE audit_heads SET listed = $2 WHERE log = $1 AND listed < $2")
-            .bind(log.as_str())
-            .bind(stored(number))
-            .execute(&mut *self.write.tx)
-            .await?;
-        Ok(())
-    }
-
     /// Makes it so, durably.
     ///
     /// # Errors
@@ -178,12 +165,25 @@ impl State {
         rows.iter().map(head).collect()
     }
 
-    /// Logs with records that no signed head of their own vouches for.
+    /// Where a log ends; none if it has never had a record.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn logs_without_head(&self) -> Result<Vec<LogName>, StateError> {
-        let rows = sqlx::query("SELECT log FROM audit_heads WHERE next - 1 > headed ORDER BY log")
+    pub async fn head(&self, log: &LogName) -> Result<Option<Head>, StateError> {
+        let row = sqlx::query("SELECT next, previous FROM audit_heads WHERE log = $1")
+            .bind(log.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| Ok(Head { next: number(row.try_get(0)?)?, previous: hash(row.try_get(1)?)? })).transpose()
+    }
+
+    /// Logs with at least so many records that no signed head of their own vouches for.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn logs_without_head(&self, least: u64) -> Result<Vec<LogName>, StateError> {
+        let rows = sqlx::query("SELECT log FROM audit_heads WHERE next - 1 - headed >= $1 ORDER BY log")
+            .bind(stored(least))
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|row| log_name(row.try_get(0)?)).collect()
@@ -204,6 +204,22 @@ impl State {
             Ok((log_name(row.try_get(0)?)?, Head { next: number(row.try_get(1)?)?, previous: hash(row.try_get(2)?)? }))
         };
         rows.iter().map(head).collect()
+    }
+
+    /// Notes that the server's own log has listed where these logs ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn mark_listed(&self, logs: &[(LogName, Head)]) -> Result<(), StateError> {
+        let mut write = self.write().await?;
+        for (log, head) in logs {
+            sqlx::query("UPDATE audit_heads SET listed = $2 WHERE log = $1 AND listed < $2")
+                .bind(log.as_str())
+                .bind(stored(head.next - 1))
+                .execute(&mut *write.tx)
+                .await?;
+        }
+        write.commit().await
     }
 
     /// Up to `limit` records of a log from a number on, in order, with their numbers.
@@ -291,15 +307,15 @@ impl State {
     }
 }
 
-fn number(stored: i64) -> Result<u64, StateError> {
+pub(super) fn number(stored: i64) -> Result<u64, StateError> {
     u64::try_from(stored).map_err(|_| StateError::Damaged("a negative number of a record".into()))
 }
 
-fn stored(number: u64) -> i64 {
+pub(super) fn stored(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn hash(bytes: Vec<u8>) -> Result<[u8; 32], StateError> {
+pub(super) fn hash(bytes: Vec<u8>) -> Result<[u8; 32], StateError> {
     bytes.try_into().map_err(|_| StateError::Damaged("a hash that has not 32 bytes".into()))
 }
 

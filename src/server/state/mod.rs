@@ -11,12 +11,14 @@
 
 mod callers;
 mod database;
+mod export;
 mod keys;
 mod log;
 mod tenants;
 
 pub use callers::{Challenge, NewToken, TokenRecord};
 pub use database::{Settings, State, StateError};
+pub use export::{Continue, ExportError, Moved};
 pub use keys::{CustomerKeyRecord, KeyState, SigningKeyRecord};
 pub use log::{Head, LogName, SERVER_LOG, Transaction as LogTransaction};
 pub use tenants::TenantRecord;

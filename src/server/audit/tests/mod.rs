@@ -1,17 +1,22 @@
+mod nodes;
+mod sinks;
+mod verify;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use super::record;
 use super::record::is_digest;
 use super::testing::{Software, entry};
 use super::*;
 use crate::api::signature::Padding;
 use crate::api::{ClientNonce, Operation, Refusal, hex};
 use crate::crypto::sha256;
-use crate::server::state::testing::{Database, each_database};
-use crate::server::state::{LogName, State};
+use crate::server::state::testing::{Database, block_on, each_database};
+use crate::server::state::{LogName, Settings, State};
 
 async fn lines(state: &State, log: &str) -> Vec<(u64, Vec<u8>)> {
     state.records(&log.parse().unwrap(), 1, 100_000).await.unwrap()
@@ -168,4 +173,116 @@ fn a_text_from_outside_stays_one_text() {
     assert_eq!(safe_text("a\u{a}\\u{a}é\u{1f511}"), "a\\u{a}\\\\u{a}\\u{e9}\\u{1f511}");
     assert_eq!(safe_text(&"\u{10ffff}".repeat(1000)).len() / 100, 5);
     assert_eq!(LogName::server().as_str(), "server");
+}
+
+/// A trigger that makes every commit fail which adds a record.
+fn commits_fail(state: &State) -> &'static str {
+    if state.is_shared() {
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no commit'; END $$;
+         CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON audit_records DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION fail();"
+    } else {
+        "CREATE TABLE none_such (id BIGINT PRIMARY KEY);
+         CREATE TABLE wrong (id BIGINT REFERENCES none_such (id) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TRIGGER fail AFTER INSERT ON audit_records BEGIN INSERT INTO wrong VALUES (1); END;"
+    }
+}
+
+#[test]
+fn a_commit_that_fails_leaves_nothing() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        audit.record(entry("vpc-1", "before")).await.unwrap();
+        state.execute(commits_fail(&state)).await;
+        let calls = (0..10).map(|at| audit.record(entry("vpc-1", if at % 2 == 0 { "a" } else { "b" })));
+        for answer in futures_util::future::join_all(calls).await {
+            assert!(matches!(answer, Err(AuditError::State(_))), "{answer:?}");
+        }
+        let undo = if state.is_shared() { "DROP TRIGGER fail ON audit_records" } else { "DROP TRIGGER fail" };
+        state.execute(undo).await;
+        assert_eq!(audit.record(entry("vpc-1", "after")).await.unwrap().seq, 2);
+        check(&lines(&state, "vpc-1").await, &signer);
+    });
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_and_is_told() {
+    block_on(async {
+        let database = Database::sqlite();
+        // The limit is a connection's.
+        let settings = Settings { connections: 1, ..Settings::new(&database.url) };
+        let state = State::open(&settings).await.unwrap();
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        audit.record(entry("vpc-1", "before")).await.unwrap();
+        state.execute("PRAGMA max_page_count = 60").await;
+        let mut stored = 1;
+        let error = loop {
+            match audit.record(entry("vpc-1", "more")).await {
+                Ok(recorded) => stored = recorded.seq,
+                Err(error) => break error,
+            }
+            assert!(stored < 1000);
+        };
+        assert!(matches!(&error, AuditError::State(why) if matches!(**why, StateError::Full(_))), "{error:?}");
+        assert_eq!(lines(&state, "vpc-1").await.len() as u64, stored);
+        state.execute("PRAGMA max_page_count = 100000").await;
+        assert_eq!(audit.record(entry("vpc-1", "after")).await.unwrap().seq, stored + 1);
+        check(&lines(&state, "vpc-1").await, &signer);
+    });
+}
+
+#[test]
+fn connections_that_break_come_back() {
+    block_on(async {
+        let database = Database::postgres();
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let audit = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-1"));
+        for round in 0..3 {
+            for seq in 1..=5 {
+                assert_eq!(audit.record(entry("vpc-1", "1")).await.unwrap().seq, round * 5 + seq);
+            }
+            let other = database.open().await;
+            other
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                )
+                .await;
+            other.close().await;
+        }
+        check(&lines(&state, "vpc-1").await, &signer);
+    });
+}
+
+#[test]
+fn another_key_signs_from_the_next_batch_on() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let (old, new) = (Software::new(1), Software::new(2));
+        let audit = Audit::start(state.clone(), old.clone(), AuditSettings::new("node-1"));
+        let first = audit.record(entry("vpc-1", "1")).await.unwrap();
+        audit.set_signer(new.clone());
+        let second = audit.record(entry("vpc-1", "2")).await.unwrap();
+        assert_eq!((&*first.key_id, &*second.key_id), (old.key_id(), new.key_id()));
+    });
+}
+
+#[test]
+fn a_log_that_was_closed_takes_nothing_more() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let audit = Audit::start(state.clone(), Software::new(1), AuditSettings::new("node-1"));
+        audit.record(entry("vpc-1", "1")).await.unwrap();
+        audit.close(Duration::from_secs(10)).await;
+        assert!(matches!(audit.record(entry("vpc-1", "2")).await, Err(AuditError::Closed)));
+        // The record and its head; and in the server's log the list of where the other ended.
+        assert_eq!(lines(&state, "vpc-1").await.len(), 2);
+        let server = Record::parse(&lines(&state, "server").await[0].1).unwrap();
+        assert_eq!((&*server.call.name, server.call.parameters.0.len()), (HEAD, 1));
+        assert!(server.call.parameters.get("vpc-1").unwrap().starts_with("2 "));
+    });
 }
