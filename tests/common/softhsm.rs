@@ -107,12 +107,23 @@ impl SoftHsm {
 
     /// Builds the module that stands between; it does what [`order`](Self::order) says and counts.
     pub fn shim(&self) -> PathBuf {
-        let (source, library) = (self.dir.join("shim.c"), self.dir.join("shim.so"));
-        fs::create_dir_all(self.control()).unwrap();
+        self.build_shim("shim", false)
+    }
+
+    /// One of several in one process, with orders of its own: [`order_to`](Self::order_to), [`calls_of`](Self::calls_of).
+    pub fn shim_called(&self, name: &str) -> PathBuf {
+        self.build_shim(name, true)
+    }
+
+    fn build_shim(&self, name: &str, own: bool) -> PathBuf {
+        let (source, library) = (self.dir.join(format!("{name}.c")), self.dir.join(format!("{name}.so")));
+        let control = self.dir.join(name);
+        fs::create_dir_all(&control).unwrap();
         fs::write(&source, include_str!("pkcs11_shim.c")).unwrap();
         run(Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-pthread"])
             .arg(format!("-DREAL=\"{MODULE}\""))
+            .args(own.then(|| format!("-DCONTROL=\"{}\"", control.display())))
             .arg(&source)
             .args(["-ldl", "-o"])
             .arg(&library));
@@ -127,13 +138,21 @@ impl SoftHsm {
     /// From now on a function, by its name `C_Decrypt`, does not do its work: `hang`, `garbage` (one bit of its output is wrong), `zero` (its
     /// output is), or a return value as a number. An empty order ends it, a hanging call included.
     pub fn order(&self, function: &str, order: &str) {
-        let path = self.control().join(function);
+        self.order_to("shim", function, order);
+    }
+
+    pub fn order_to(&self, shim: &str, function: &str, order: &str) {
+        let path = self.dir.join(shim).join(function);
         if order.is_empty() { fs::remove_file(path).unwrap() } else { fs::write(path, order).unwrap() }
     }
 
     /// How often a function was called through the shim.
     pub fn calls(&self, function: &str) -> usize {
-        let log = fs::read_to_string(self.control().join("log")).unwrap_or_default();
+        self.calls_of("shim", function)
+    }
+
+    pub fn calls_of(&self, shim: &str, function: &str) -> usize {
+        let log = fs::read_to_string(self.dir.join(shim).join("log")).unwrap_or_default();
         log.lines().filter(|line| *line == function).count()
     }
 }

@@ -43,6 +43,7 @@ mod tests;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cryptoki::object::ObjectClass;
 
@@ -220,39 +221,54 @@ impl Cluster {
     pub fn open(settings: &HsmSettings) -> Result<Cluster, HsmError> {
         let pool = Pool::new(settings)?;
         let cluster = Cluster { pool, max_rsa_bits: settings.max_rsa_bits };
-        if let Some(from) = &settings.pin {
-            match cluster.log_in(settings::read_pin(from)?, false) {
-                Err(PinError::Unusable(error @ HsmError::Setup { .. })) => return Err(error),
-                Err(error) => tracing::warn!(error = told(&error), "the HSM is not open yet"),
-                Ok(()) => {}
+        let (mut open, mut problem) = (false, None);
+        for at in 0..cluster.pool.len() {
+            let Some(pin) = cluster.pool.own_pin(at) else { continue };
+            match cluster.pool.open(at, Some(pin)).1 {
+                Ok(()) => open = true,
+                Err(error) => problem = Some(error),
             }
         }
-        Ok(cluster)
+        if let Some(from) = &settings.pin {
+            match cluster.log_in(settings::read_pin(from)?, false) {
+                Ok(()) | Err(PinError::Present) => open = true,
+                Err(PinError::Unusable(error) | PinError::Unreachable(error)) => problem = Some(error),
+                // Not the end: each further start would send it again.
+                Err(error) => tracing::error!(error = told(&error), "the HSM is not open: the PIN is not taken"),
+            }
+        }
+        match problem {
+            Some(error @ HsmError::Setup { .. }) if !open => Err(error),
+            Some(error) => {
+                tracing::warn!(error = told(&error), "not every token of the HSM is open yet");
+                Ok(cluster)
+            }
+            None => Ok(cluster),
+        }
     }
 
     /// Takes a PIN and opens the tokens with it. Each token is asked once; the first that refuses it ends the attempt. A PIN that a token takes is
-    /// kept, in locked memory.
+    /// kept, in locked memory, and used again when a token was away. `force` lets another one in after one was refused, and for
+    /// tokens that refuse the one which others took.
     ///
     /// # Errors
     /// [`PinError`].
     pub fn log_in(&self, pin: Pin, force: bool) -> Result<(), PinError> {
         let _one = self.pool.logging_in();
-        if self.pool.has_pin() {
+        if self.pool.has_pin() && !(force && self.pool.is_refused_somewhere()) {
             return Err(PinError::Present);
         }
         if self.pool.was_refused() && !force {
-            return Err(PinError::Withheld(
-                "one was refused before; say that this one is to be tried nevertheless".into(),
-            ));
+            let why = "one was refused before, and tokens count wrong ones: it must be forced";
+            return Err(PinError::Withheld(why.into()));
         }
         let pin = Arc::new(pin);
         let (mut taken, mut open, mut problem) = (false, false, None);
-        for at in (0..self.pool.len()).filter(|at| !self.pool.has_own_pin(*at)) {
+        for at in self.pool.waiting() {
             match self.pool.open(at, Some(pin.clone())) {
                 (_, Ok(())) => (taken, open) = (true, true),
                 (Login::Refused, Err(error)) if !taken => {
                     tracing::warn!(error = told(&error), "the PIN is refused");
-                    self.pool.note_pin(None);
                     return Err(PinError::Refused);
                 }
                 (Login::Withheld, Err(error)) if !taken => return Err(PinError::Withheld(told(&error))),
@@ -263,7 +279,7 @@ impl Cluster {
             }
         }
         if taken {
-            self.pool.note_pin(Some(pin));
+            self.pool.keep_pin(pin);
         }
         match problem {
             _ if open => Ok(()),
@@ -348,7 +364,9 @@ impl Cluster {
     /// # Errors
     /// [`HsmError`].
     pub fn make_domain_key(&self, id: KeyId) -> Result<(), HsmError> {
-        self.pool.write(move |bench| bench.make_domain_key(id))
+        self.pool.write(move |bench| bench.make_domain_key(id))?;
+        self.pool.forget(id);
+        Ok(())
     }
 
     /// Makes a signing key, a pair on P-384; gives the one that is there.
@@ -356,7 +374,9 @@ impl Cluster {
     /// # Errors
     /// [`HsmError`].
     pub fn make_signing_key(&self, id: KeyId) -> Result<SigningKey, HsmError> {
-        self.pool.write(move |bench| bench.make_signing_key(id))
+        let key = self.pool.write(move |bench| bench.make_signing_key(id))?;
+        self.pool.forget(id);
+        Ok(key)
     }
 
     /// The public half of a signing key.
@@ -364,7 +384,7 @@ impl Cluster {
     /// # Errors
     /// [`HsmError`].
     pub fn signing_key(&self, id: KeyId) -> Result<SigningKey, HsmError> {
-        self.pool.call(move |_, bench, _| bench.signing_key(id))
+        self.pool.call(&[id], move |_, bench, _| bench.signing_key(id))
     }
 
     /// Signs a text: SHA-256 here, ECDSA in the token, DER in its one shortest form.
@@ -373,7 +393,7 @@ impl Cluster {
     /// [`HsmError`].
     pub fn sign(&self, key: KeyId, text: &[u8]) -> Result<Vec<u8>, HsmError> {
         let digest = crypto::sha256(text);
-        self.pool.call(move |link, bench, _| bench.sign(link.key(bench, Use::Sign, key)?, &digest))
+        self.pool.call(&[key], move |link, bench, _| bench.sign(link.key(bench, Use::Sign, key)?, &digest))
     }
 
     /// Makes a tenant's customer key under a domain key.
@@ -382,7 +402,7 @@ impl Cluster {
     /// [`HsmError`].
     pub fn make_customer_key(&self, domain: KeyId, tenant: &Tenant, version: u32) -> Result<CustomerKey, HsmError> {
         let tenant = tenant.clone();
-        let wrapped = self.pool.call(move |link, bench, kdf| {
+        let wrapped = self.pool.call(&[domain], move |link, bench, kdf| {
             let key = link.key(bench, Use::Domain, domain)?;
             bench.make_customer_key(key, &Draft::customer_key(kdf, version, domain, &tenant))
         })?;
@@ -397,7 +417,7 @@ impl Cluster {
         let CustomerKey { version, domain, .. } = *key;
         let body = key.body(tenant)?;
         let tenant = tenant.clone();
-        let wrapped = self.pool.call(move |link, bench, kdf| {
+        let wrapped = self.pool.call(&[domain, to], move |link, bench, kdf| {
             let (from, into) = (link.key(bench, Use::Domain, domain)?, link.key(bench, Use::Domain, to)?);
             bench.rewrap(from, &body, into, &Draft::customer_key(kdf, version, to, &tenant))
         })?;
@@ -411,7 +431,7 @@ impl Cluster {
     pub fn generate(&self, key: &CustomerKey, owner: &Owner<'_>, rsa: &RsaKey) -> Result<Generated, HsmError> {
         let (customer, domain, version) = (key.body(owner.tenant)?, key.domain, key.version);
         let (owner, rsa) = (OwnOwner::of(owner), rsa.clone());
-        let (sealed, wrapped) = self.pool.call(move |link, bench, kdf| {
+        let (sealed, wrapped) = self.pool.call(&[domain], move |link, bench, kdf| {
             let domain = link.key(bench, Use::Domain, domain)?;
             bench.generate(domain, &customer, &Draft::secret(kdf, version, &owner.borrow()), &rsa, link.oaep)
         })?;
@@ -431,7 +451,7 @@ impl Cluster {
     ) -> Result<Vec<u8>, HsmError> {
         let (customer, domain) = (key.body(owner.tenant)?, key.domain);
         let (body, rsa) = (key.sealed(sealed, owner)?, rsa.clone());
-        self.pool.call(move |link, bench, _| {
+        self.pool.call(&[domain], move |link, bench, _| {
             let domain = link.key(bench, Use::Domain, domain)?;
             bench.decrypt(domain, &customer, &body, &rsa, link.oaep)
         })
@@ -452,21 +472,41 @@ impl Cluster {
         let (from_customer, to_customer) = (from_key.body(from.tenant)?, to_key.body(to.tenant)?);
         let (from_domain, to_domain, version) = (from_key.domain, to_key.domain, to_key.version);
         let (body, to) = (from_key.sealed(sealed, from)?, OwnOwner::of(to));
-        self.pool.call(move |link, bench, kdf| {
+        self.pool.call(&[from_domain, to_domain], move |link, bench, kdf| {
             let from = (link.key(bench, Use::Domain, from_domain)?, &from_customer, &body);
             let draft = Draft::secret(kdf, version, &to.borrow());
             bench.convert(from, (link.key(bench, Use::Domain, to_domain)?, &to_customer, &draft))
         })
     }
 
-    /// Destroys a domain key or a signing key: what is wrapped under it is lost, for good.
+    /// Destroys a domain key or a signing key in every token that works: what is wrapped under it is lost, for good.
     ///
     /// # Errors
     /// [`HsmError`].
     pub fn destroy_key(&self, id: KeyId) -> Result<(), HsmError> {
-        let outcome = self.pool.write(move |bench| bench.destroy_key(id));
+        let mut outcome = Err(HsmError::NoSuchKey(id));
+        for at in 0..self.pool.len() {
+            match self.pool.on(at, move |link, _| link.write(|bench| bench.destroy_key(id))) {
+                // With the first, for a device that keeps them alike.
+                Err(HsmError::NoSuchKey(_)) => {}
+                other if outcome.is_err() => outcome = other,
+                _ => {}
+            }
+        }
         self.pool.forget(id);
         outcome
+    }
+}
+
+impl Drop for Cluster {
+    /// Closes the sessions and ends the modules, as far as calls come back within two seconds: a module that is still at work when the process
+    /// ends may well crash it.
+    fn drop(&mut self) {
+        self.pool.close();
+        let start = Instant::now();
+        while Arc::strong_count(&self.pool) > 1 && start.elapsed() < pool::FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -6,9 +6,11 @@
 //! ([`MAX_AWAY`]), then the token is left alone until one returns.
 //!
 //! A token that fails is taken out; it is opened anew at once, then after a pause that doubles up to [`MAX_PAUSE`], each time with the
-//! self-test. It is logged in with the PIN that a token has taken before, and never with one that was refused.
+//! self-test. It is logged in with the PIN that a token has taken before, and never with one that was refused. Attempts that hang are
+//! bounded, too ([`MAX_ATTEMPTS`]).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,20 +18,28 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState, UserType};
-use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::slot::{Limit, Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use parking_lot::{Condvar, Mutex};
 
+use super::blob::Body;
 use super::profile::{Kdf, Oaep};
 use super::settings::{HsmSettings, Pin, TokenSettings, read_pin};
 use super::threads::{NoResult, Threads};
 use super::work::{Bench, Fault, Meaning, Rules, is_lost, is_of_blob};
 use super::{HsmError, KeyId, TokenStatus, selftest};
+use crate::api::signature::SigningKey;
 use crate::keys::pkcs11::module::Module;
 use crate::keys::pkcs11::uri::Uri;
 
 /// Calls of one token that may be away without an answer.
 const MAX_AWAY: usize = 32;
+/// Attempts to open one token that may be under way, all but one of them given up.
+const MAX_ATTEMPTS: usize = 8;
+/// How long a token that lacks a key is passed over before it is asked again.
+const LACKING: Duration = Duration::from_secs(5);
+/// How long the end waits for sessions to be closed.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 /// Longest pause before a token is tried again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// First pause.
@@ -41,8 +51,12 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(super) struct Pool {
     tokens: Vec<Token>,
     state: Mutex<State>,
-    /// A place is free, a token is up or down.
+    /// For calls: a place is free, or a token is up or down.
     changed: Condvar,
+    /// For the watch: a token is down.
+    down: Condvar,
+    /// What the first token has made of each key, with which the others must agree.
+    references: Mutex<HashMap<KeyId, Reference>>,
     /// One login at a time. Not for calls.
     login: Mutex<()>,
     threads: Threads,
@@ -66,6 +80,19 @@ struct State {
     refused: bool,
     /// Where the search for the least busy token begins.
     turn: usize,
+    /// Counts attempts to open tokens.
+    attempts: u64,
+    /// The cluster is gone: nothing is opened any more.
+    closed: bool,
+}
+
+/// What shows that two tokens have the same key under one id.
+#[derive(Clone)]
+enum Reference {
+    /// Something wrapped under a key that was derived from it.
+    Domain(Body),
+    /// Its public half.
+    Sign(SigningKey),
 }
 
 #[derive(Default)]
@@ -76,13 +103,17 @@ struct TokenState {
     idle: Vec<Session>,
     busy: usize,
     away: usize,
-    /// An attempt to open it is under way, since then.
-    opening: Option<Instant>,
+    /// The latest attempt to open it, by its number, and since when; older ones are given up.
+    opening: Option<(u64, Instant)>,
+    /// Attempts that have not come back.
+    attempts: usize,
     last_error: Option<String>,
     /// What it could do when it was last open.
     kdfs: Option<Vec<Kdf>>,
     /// This token's own PIN, from its file.
     pin: Option<Arc<Pin>>,
+    /// Calls that it takes at once.
+    limit: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,6 +143,12 @@ pub(super) struct Link {
     pub(super) oaep: Oaep,
     /// Handles of the keys that were looked up.
     keys: Mutex<HashMap<(Use, KeyId), ObjectHandle>>,
+    /// Keys that are not there, or others than elsewhere, and since when.
+    lacking: Mutex<HashMap<KeyId, Instant>>,
+    /// Most sessions at once.
+    sessions: usize,
+    name: String,
+    pool: Weak<Pool>,
     _module: Arc<Module>,
 }
 
@@ -145,21 +182,28 @@ pub(super) enum Login {
 struct Place {
     pool: Arc<Pool>,
     token: usize,
-    /// The caller has gone, and the place has been given back.
-    late: Arc<std::sync::atomic::AtomicBool>,
+    /// Where the call is; changed under the lock of the state alone.
+    at: Arc<AtomicU8>,
 }
+
+/// A call is under way, and somebody waits for it.
+const UNDER_WAY: u8 = 0;
+/// It has come back.
+const BACK: u8 = 1;
+/// Nobody waits for it any more.
+const LATE: u8 = 2;
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.pool.state.lock();
         let token = &mut state.tokens[self.token];
-        if self.late.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.at.swap(BACK, Ordering::SeqCst) == LATE {
             token.away = token.away.saturating_sub(1);
         } else {
             token.busy = token.busy.saturating_sub(1);
         }
         drop(state);
-        self.pool.changed.notify_all();
+        self.pool.changed.notify_one();
     }
 }
 
@@ -168,7 +212,7 @@ impl Link {
         if self.writable { self.pkcs11.open_rw_session(self.slot) } else { self.pkcs11.open_ro_session(self.slot) }
     }
 
-    /// The handle of a key, looked up once.
+    /// The handle of a key, looked up once, and compared with what other tokens have under its id.
     pub(super) fn key(&self, bench: &Bench<'_>, purpose: Use, id: KeyId) -> Result<ObjectHandle, Fault> {
         if let Some(handle) = self.keys.lock().get(&(purpose, id)) {
             return Ok(*handle);
@@ -177,8 +221,39 @@ impl Link {
             Use::Domain => bench.domain_key(id)?,
             Use::Sign => bench.private_key(id)?,
         };
+        if let Some(pool) = self.pool.upgrade() {
+            let known = pool.references.lock().get(&id).cloned();
+            let agrees = match (&known, purpose) {
+                (Some(Reference::Domain(body)), Use::Domain) => bench.opens(handle, body)?,
+                (Some(Reference::Sign(public)), Use::Sign) => bench.signing_key(id)? == *public,
+                (Some(_), _) => false,
+                (None, _) => true,
+            };
+            if !agrees {
+                tracing::error!(token = self.name, key = %id, "this token has another key under the id than the other tokens");
+                return Err(HsmError::NoSuchKey(id).into());
+            }
+            if known.is_none() {
+                let reference = match purpose {
+                    Use::Domain => Reference::Domain(bench.reference(self.kdf(), handle)?),
+                    Use::Sign => Reference::Sign(bench.signing_key(id)?),
+                };
+                pool.references.lock().entry(id).or_insert(reference);
+            }
+        }
         self.keys.lock().insert((purpose, id), handle);
         Ok(handle)
+    }
+
+    /// Whether a key was not there just now.
+    fn lacks(&self, id: KeyId) -> bool {
+        self.lacking.lock().get(&id).is_some_and(|since| since.elapsed() < LACKING)
+    }
+
+    /// Does work in a session for writing.
+    pub(super) fn write<T>(&self, work: impl FnOnce(&Bench<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        let session = self.pkcs11.open_rw_session(self.slot)?;
+        work(&Bench::new(&session, &self.rules))
     }
 
     /// The derivation that probes try.
@@ -188,6 +263,7 @@ impl Link {
 
     fn forget(&self, id: KeyId) {
         self.keys.lock().retain(|(_, known), _| *known != id);
+        self.lacking.lock().remove(&id);
     }
 
     /// Does work in a session; an error is looked into, in another session.
@@ -204,7 +280,15 @@ impl Link {
             }
             Err(Fault::Known(error)) => {
                 let spoilt = bench.is_spoilt();
-                ((!spoilt).then_some(session), Err(Outcome::Answer(error)))
+                if let HsmError::NoSuchKey(id) = &error {
+                    self.lacking.lock().insert(*id, Instant::now());
+                }
+                let outcome = match error {
+                    // It has given what no token gives.
+                    HsmError::Unavailable(_) => Outcome::Lost(error),
+                    _ => Outcome::Answer(error),
+                };
+                ((!spoilt).then_some(session), Err(outcome))
             }
             Err(Fault::Token(error, meaning)) => {
                 drop(session);
@@ -259,7 +343,8 @@ impl Pool {
                 None => Arc::new(Module::open(&token.module)?),
             };
             let pin = token.pin.as_ref().map(read_pin).transpose()?.map(Arc::new);
-            states.push(TokenState { pin, ..TokenState::default() });
+            let limit = settings.sessions;
+            states.push(TokenState { pin, limit, ..TokenState::default() });
             tokens.push(Token { name: uri.token_name(), settings: token.clone(), uri, module });
         }
         let rules = Rules {
@@ -270,8 +355,10 @@ impl Pool {
         };
         let pool = Arc::new(Pool {
             tokens,
-            state: Mutex::new(State { tokens: states, pin: None, refused: false, turn: 0 }),
+            state: Mutex::new(State { tokens: states, pin: None, refused: false, turn: 0, attempts: 0, closed: false }),
             changed: Condvar::new(),
+            down: Condvar::new(),
+            references: Mutex::new(HashMap::new()),
             login: Mutex::new(()),
             threads: Threads::default(),
             rules: Arc::new(rules),
@@ -289,14 +376,26 @@ impl Pool {
         state.tokens[token].pin.clone().or_else(|| state.pin.clone())
     }
 
-    /// Tokens that have a PIN of their own.
-    pub(super) fn has_own_pin(&self, token: usize) -> bool {
-        self.state.lock().tokens[token].pin.is_some()
+    /// A token's own PIN.
+    pub(super) fn own_pin(&self, token: usize) -> Option<Arc<Pin>> {
+        self.state.lock().tokens[token].pin.clone()
     }
 
     pub(super) fn has_pin(&self) -> bool {
         let state = self.state.lock();
         state.pin.is_some() || state.tokens.iter().all(|token| token.pin.is_some())
+    }
+
+    /// Whether there are tokens that have refused the PIN which others took.
+    pub(super) fn is_refused_somewhere(&self) -> bool {
+        self.state.lock().tokens.iter().any(|token| token.health == Health::Refused && token.pin.is_none())
+    }
+
+    /// Tokens that a new PIN is for.
+    pub(super) fn waiting(&self) -> Vec<usize> {
+        let state = self.state.lock();
+        let waits = |at: &usize| state.tokens[*at].pin.is_none() && state.tokens[*at].health != Health::Up;
+        (0..self.tokens.len()).filter(waits).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -316,83 +415,122 @@ impl Pool {
         self.state.lock().refused
     }
 
-    pub(super) fn note_pin(&self, taken: Option<Arc<Pin>>) {
+    /// Keeps a PIN that a token has taken.
+    pub(super) fn keep_pin(&self, taken: Arc<Pin>) {
         let mut state = self.state.lock();
-        state.refused = taken.is_none();
-        if taken.is_some() {
-            state.pin = taken;
-            // Those that waited for it or refused another are due.
-            let now = Instant::now();
-            for token in &mut state.tokens {
-                if matches!(token.health, Health::Waiting | Health::Refused) && token.pin.is_none() {
-                    token.health = Health::Down { again: now, pause: FIRST_PAUSE };
-                }
+        state.refused = false;
+        state.pin = Some(taken);
+        // Those that waited for it are due.
+        let now = Instant::now();
+        for token in &mut state.tokens {
+            if token.health == Health::Waiting && token.pin.is_none() {
+                token.health = Health::Down { again: now, pause: FIRST_PAUSE };
             }
         }
         drop(state);
         self.changed.notify_all();
+        self.down.notify_all();
     }
 
     /// Opens a token and waits for it. What came of it is noted.
-    pub(super) fn open(self: &Arc<Self>, token: usize, pin: Option<Arc<Pin>>) -> (Login, Result<(), HsmError>) {
+    pub(super) fn open(self: &Arc<Self>, at: usize, pin: Option<Arc<Pin>>) -> (Login, Result<(), HsmError>) {
+        let Some(attempt) = self.begin(&mut self.state.lock(), at) else {
+            return (Login::Untried, Err(HsmError::Unavailable(NoResult::Late(self.settings.timeout).into())));
+        };
         let pool = self.clone();
-        self.state.lock().tokens[token].opening = Some(Instant::now());
         let job = move || {
-            let opened = pool.link(token, pin.as_deref());
-            pool.note_opened(token, opened)
+            let opened = pool.link(at, pin.as_deref());
+            pool.note_opened(at, attempt, opened)
         };
         // A self-test is several calls.
         match self.threads.run(self.settings.timeout * 3, job) {
             Ok(outcome) => outcome,
             Err(no_result) => {
                 let error = HsmError::Unavailable(no_result.into());
-                self.take_out(token, &error);
+                self.take_out(at, &error);
                 (Login::Untried, Err(error))
             }
         }
     }
 
-    /// Puts a token that has been opened to work, or takes it out.
-    fn note_opened(&self, at: usize, opened: Result<Link, NotOpen>) -> (Login, Result<(), HsmError>) {
-        let mut state = self.state.lock();
+    /// Numbers an attempt to open a token; `None` if too many hang.
+    fn begin(&self, state: &mut State, at: usize) -> Option<u64> {
+        state.attempts += 1;
+        let attempt = state.attempts;
         let token = &mut state.tokens[at];
-        token.opening = None;
-        let (gone, outcome) = match opened {
+        if token.attempts >= MAX_ATTEMPTS {
+            return None;
+        }
+        token.attempts += 1;
+        token.opening = Some((attempt, Instant::now()));
+        Some(attempt)
+    }
+
+    /// Puts a token that has been opened to work, or takes it out.
+    fn note_opened(&self, at: usize, attempt: u64, opened: Result<Link, NotOpen>) -> (Login, Result<(), HsmError>) {
+        let mut state = self.state.lock();
+        let closed = state.closed;
+        if matches!(&opened, Err(NotOpen { login: Login::Refused, .. })) && state.tokens[at].pin.is_none() {
+            state.refused = true;
+        }
+        let token = &mut state.tokens[at];
+        token.attempts = token.attempts.saturating_sub(1);
+        let latest = token.opening.is_some_and(|(latest, _)| latest == attempt);
+        if latest {
+            token.opening = None;
+        }
+        let mut gone = (None, Vec::new(), None);
+        let outcome = match opened {
+            // Another attempt has been faster.
+            Ok(link) if token.health == Health::Up || closed => {
+                gone.2 = Some(link);
+                (Login::Taken, Ok(()))
+            }
             Ok(link) => {
                 tracing::info!(
                     token = self.tokens[at].name,
-                    kdf = link.kdfs.first().map_or("", |kdf| kdf.word()),
+                    kdf = link.kdf().word(),
                     oaep = link.oaep.word(),
                     "the token is in use"
                 );
                 token.kdfs = Some(link.kdfs.clone());
+                token.limit = link.sessions;
                 token.health = Health::Up;
                 token.last_error = None;
-                let gone = (token.link.replace(Arc::new(link)), std::mem::take(&mut token.idle));
-                (gone, (Login::Taken, Ok(())))
+                gone.0 = token.link.replace(Arc::new(link));
+                gone.1 = std::mem::take(&mut token.idle);
+                (Login::Taken, Ok(()))
             }
             Err(NotOpen { error, login }) => {
-                let gone = (token.link.take(), std::mem::take(&mut token.idle));
-                if matches!(error, HsmError::NoPin) {
-                    token.health = Health::Waiting;
-                } else {
-                    token.fail(&self.tokens[at].name, &error);
-                    if matches!(login, Login::Refused | Login::Withheld) {
-                        token.health = Health::Refused;
+                if token.health != Health::Up || latest {
+                    gone.0 = token.link.take();
+                    gone.1 = std::mem::take(&mut token.idle);
+                    if matches!(error, HsmError::NoPin) {
+                        token.health = Health::Waiting;
+                    } else {
+                        token.fail(&self.tokens[at].name, &error);
                     }
                 }
-                (gone, (login, Err(error)))
+                if matches!(login, Login::Refused | Login::Withheld) {
+                    token.health = Health::Refused;
+                    // A PIN that no token takes any more must not stand in the way of another.
+                    if login == Login::Refused && state.tokens.iter().all(|token| token.health != Health::Up) {
+                        state.pin = None;
+                    }
+                }
+                (login, Err(error))
             }
         };
         drop(state);
         self.changed.notify_all();
+        self.down.notify_all();
         // Sessions are closed by the module, so not under the lock.
         drop(gone);
         outcome
     }
 
     /// Finds a token, logs in and tests it.
-    fn link(&self, at: usize, pin: Option<&Pin>) -> Result<Link, NotOpen> {
+    fn link(self: &Arc<Self>, at: usize, pin: Option<&Pin>) -> Result<Link, NotOpen> {
         let token = &self.tokens[at];
         let not = |error: HsmError| NotOpen { error, login: Login::Untried };
         let pkcs11 = token.module.pkcs11().clone();
@@ -418,6 +556,15 @@ impl Pool {
             kdfs: Vec::new(),
             oaep: Oaep::Token,
             keys: Mutex::new(HashMap::new()),
+            lacking: Mutex::new(HashMap::new()),
+            // Two stay free: the one that keeps the login, and one to look into errors.
+            sessions: match info.max_session_count() {
+                Limit::Max(most) => usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(2),
+                _ => usize::MAX,
+            }
+            .clamp(1, self.settings.sessions),
+            name: token.name.clone(),
+            pool: Arc::downgrade(self),
             _module: token.module.clone(),
         };
         let first = self.state.lock().tokens[at].kdfs.is_none();
@@ -437,7 +584,7 @@ impl Pool {
             if token.health != Health::Up {
                 gone.push((token.link.take(), std::mem::take(&mut token.idle)));
             }
-            let quiet = token.busy == 0 && token.away == 0 && (other == at || token.opening.is_none());
+            let quiet = token.busy == 0 && token.away == 0 && token.attempts <= usize::from(other == at);
             token.health != Health::Up && quiet
         });
         drop(state);
@@ -452,12 +599,20 @@ impl Pool {
         token.fail(&self.tokens[at].name, error);
         drop(state);
         self.changed.notify_all();
-        self.bury(gone);
+        self.down.notify_all();
+        // Closing sessions may hang.
+        let _ = self.threads.run(Duration::ZERO, move || drop(gone));
     }
 
-    /// Closes sessions, which may hang.
-    fn bury(&self, gone: (Option<Arc<Link>>, Vec<Session>)) {
-        let _ = self.threads.run(Duration::ZERO, move || drop(gone));
+    /// Closes all sessions, as far as they come back; nothing is opened any more.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let take = |token: &mut TokenState| (token.link.take(), std::mem::take(&mut token.idle));
+        let gone: Vec<_> = state.tokens.iter_mut().map(take).collect();
+        drop(state);
+        self.down.notify_all();
+        let _ = self.threads.run(FAREWELL, move || drop(gone));
     }
 
     /// Derivations in order of preference that every token which was ever open can do.
@@ -467,12 +622,13 @@ impl Pool {
         settings.kdf.or_else(|| Kdf::ALL.into_iter().find(all))
     }
 
-    /// Runs a call on a token that works; if it fails there, on another.
+    /// Runs a call on a token that works and has the keys; if it fails there, on another.
     ///
     /// # Errors
     /// [`HsmError`].
     pub(super) fn call<T: Send + 'static>(
         self: &Arc<Self>,
+        keys: &[KeyId],
         work: impl Fn(&Link, &Bench<'_>, Kdf) -> Result<T, Fault> + Send + Sync + 'static,
     ) -> Result<T, HsmError> {
         let work = Arc::new(work);
@@ -480,13 +636,16 @@ impl Pool {
         let mut failed = None;
         // One more than there are tokens: the only one may have been lost and found.
         for _ in 0..=self.tokens.len() {
-            let (place, link, session, kdf) = match self.place(deadline, failed.is_some()) {
+            let (place, link, session, kdf) = match self.place(keys, deadline, failed.is_some()) {
                 Ok(place) => place,
                 Err(error) => return Err(failed.unwrap_or(error)),
             };
             let work = work.clone();
-            match self.run(place, link, session, move |link, bench| work(link, bench, kdf)) {
+            let time = self.settings.timeout.min(deadline.saturating_duration_since(Instant::now()));
+            match self.run(place, link, session, time, move |link, bench| work(link, bench, kdf)) {
                 Ok(value) => return Ok(value),
+                // Another token may have it; if none has, the search for a place says so.
+                Err(Outcome::Answer(HsmError::NoSuchKey(_))) if self.tokens.len() > 1 => {}
                 Err(Outcome::Answer(error)) => return Err(error),
                 Err(Outcome::Lost(error)) => failed = Some(error),
             }
@@ -502,12 +661,10 @@ impl Pool {
         self: &Arc<Self>,
         work: impl FnOnce(&Bench<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HsmError> {
-        let (place, link, _, _) = self.place(Instant::now() + self.settings.timeout, false)?;
-        let job = move |link: &Link, _: &Bench<'_>| {
-            let session = link.pkcs11.open_rw_session(link.slot)?;
-            work(&Bench::new(&session, &link.rules))
-        };
-        self.run(place, link, None, job).map_err(|outcome| match outcome {
+        let (place, link, session, _) = self.place(&[], Instant::now() + self.settings.timeout, false)?;
+        let job = move |link: &Link, _: &Bench<'_>| link.write(work);
+        // An RSA or EC key takes its time in a smart card.
+        self.run(place, link, session, self.settings.timeout * 3, job).map_err(|outcome| match outcome {
             Outcome::Answer(error) | Outcome::Lost(error) => error,
         })
     }
@@ -529,18 +686,19 @@ impl Pool {
             token.busy += 1;
             (self.new_place(at), link)
         };
-        self.run(place, link, None, work).map_err(|outcome| match outcome {
+        self.run(place, link, None, self.settings.timeout, work).map_err(|outcome| match outcome {
             Outcome::Answer(error) | Outcome::Lost(error) => error,
         })
     }
 
     fn new_place(self: &Arc<Self>, token: usize) -> Place {
-        Place { pool: self.clone(), token, late: Arc::default() }
+        Place { pool: self.clone(), token, at: Arc::default() }
     }
 
     /// Takes a place at the least busy token, and waits for one.
     fn place(
         self: &Arc<Self>,
+        keys: &[KeyId],
         deadline: Instant,
         again: bool,
     ) -> Result<(Place, Arc<Link>, Option<Session>, Kdf), HsmError> {
@@ -549,9 +707,17 @@ impl Pool {
         loop {
             let turn = state.turn;
             let count = self.tokens.len();
-            let up = |token: &TokenState| token.health == Health::Up && token.link.is_some() && token.away < MAX_AWAY;
+            let up = |token: &TokenState| {
+                let link = token.link.as_ref().filter(|_| token.health == Health::Up && token.away < MAX_AWAY);
+                link.is_some_and(|link| !keys.iter().any(|key| link.lacks(*key)))
+            };
             let order = (0..count).map(|step| (turn + step) % count).filter(|at| up(&state.tokens[*at]));
             let best = order.min_by_key(|at| state.tokens[*at].busy);
+            let mut links = state.tokens.iter().filter_map(|token| token.link.as_ref());
+            let lacking = keys.iter().find(|key| links.clone().all(|link| link.lacks(**key)));
+            if let (Some(key), None, Some(_)) = (lacking, best, links.next()) {
+                return Err(HsmError::NoSuchKey(*key));
+            }
             let Some(kdf) = Self::kdf(&state, &self.settings) else {
                 return Err(HsmError::Setup {
                     fact: "the tokens have no derivation in common".into(),
@@ -560,7 +726,7 @@ impl Pool {
                 });
             };
             let until = match best {
-                Some(at) if state.tokens[at].busy < self.settings.sessions => {
+                Some(at) if state.tokens[at].busy < state.tokens[at].limit => {
                     state.turn = (at + 1) % count;
                     let token = &mut state.tokens[at];
                     token.busy += 1;
@@ -603,9 +769,10 @@ impl Pool {
         place: Place,
         link: Arc<Link>,
         session: Option<Session>,
+        time: Duration,
         work: impl FnOnce(&Link, &Bench<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Outcome> {
-        let (at, late) = (place.token, place.late.clone());
+        let (at, call) = (place.token, place.at.clone());
         let own = link.clone();
         let job = move || {
             let session = match session.map_or_else(|| own.session(), Ok) {
@@ -619,11 +786,12 @@ impl Pool {
             drop(place);
             outcome
         };
-        let outcome = self.threads.run(self.settings.timeout, job).unwrap_or_else(|no_result| {
+        let outcome = self.threads.run(time, job).unwrap_or_else(|no_result| {
             if let NoResult::Late(_) = no_result {
                 let mut state = self.state.lock();
-                // Unless it has just come back: then the place has been given back.
-                if Arc::strong_count(&late) > 1 && !late.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                // Unless it has just come back.
+                if call.load(Ordering::SeqCst) == UNDER_WAY {
+                    call.store(LATE, Ordering::SeqCst);
                     let token = &mut state.tokens[at];
                     token.busy = token.busy.saturating_sub(1);
                     token.away += 1;
@@ -643,6 +811,7 @@ impl Pool {
 
     /// Forgets the handles of a key everywhere.
     pub(super) fn forget(&self, id: KeyId) {
+        self.references.lock().remove(&id);
         let links: Vec<_> = self.state.lock().tokens.iter().filter_map(|token| token.link.clone()).collect();
         links.iter().for_each(|link| link.forget(id));
     }
@@ -674,10 +843,9 @@ impl Place {
     /// Puts a session back for the next call, if its token is still the same.
     fn keep(&self, link: &Arc<Link>, session: Session) {
         let mut state = self.pool.state.lock();
-        let limit = self.pool.settings.sessions;
         let token = &mut state.tokens[self.token];
         let same = token.link.as_ref().is_some_and(|now| Arc::ptr_eq(now, link));
-        if same && token.idle.len() < limit {
+        if same && token.idle.len() < token.limit {
             token.idle.push(session);
             return;
         }
@@ -714,35 +882,40 @@ impl TokenState {
 fn watch(pool: &Weak<Pool>) {
     while let Some(pool) = pool.upgrade() {
         let now = Instant::now();
+        // Not for ever, so that the end of the pool is seen.
         let mut next = now + Duration::from_millis(500);
+        // An attempt that hangs is given up after this, and followed by another.
+        let patience = pool.settings.timeout * 6;
+        let mut due = Vec::new();
         let mut state = pool.state.lock();
-        let stuck = pool.settings.timeout * 6;
+        if state.closed {
+            return;
+        }
         for at in 0..state.tokens.len() {
-            let token = &mut state.tokens[at];
+            let token = &state.tokens[at];
             let Health::Down { again, .. } = token.health else { continue };
-            // An attempt that hangs is followed by another, much later.
-            if token.opening.is_some_and(|since| now.duration_since(since) < stuck) {
+            if token.opening.is_some_and(|(_, since)| now.duration_since(since) < patience) {
                 continue;
             }
             if again > now {
                 next = next.min(again);
-                continue;
+            } else if let Some(attempt) = pool.begin(&mut state, at) {
+                due.push((at, attempt));
             }
-            token.opening = Some(now);
+        }
+        if due.is_empty() {
+            pool.down.wait_until(&mut state, next);
+            continue;
+        }
+        drop(state);
+        for (at, attempt) in due {
             let opener = pool.clone();
-            drop(state);
             let _ = pool.threads.run(Duration::ZERO, move || {
                 let pin = opener.pin_of(at);
                 let opened = opener.link(at, pin.as_deref());
-                let _ = opener.note_opened(at, opened);
+                let _ = opener.note_opened(at, attempt, opened);
             });
-            state = pool.state.lock();
         }
-        pool.changed.wait_until(&mut state, next);
-        drop(state);
-        drop(pool);
-        // Changes are many under load.
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -102,3 +102,88 @@ fn number(der: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     Some((digits, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spki(size: KeySize) -> Vec<u8> {
+        let key = PrivateDecryptingKey::generate(size).unwrap();
+        let der: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        der.as_ref().to_vec()
+    }
+
+    /// DER with these contents.
+    fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
+        let body = contents.concat();
+        let len = body.len();
+        let head = match len {
+            0..=0x7f => vec![tag, len as u8],
+            0x80..=0xff => vec![tag, 0x81, len as u8],
+            _ => vec![tag, 0x82, (len >> 8) as u8, len as u8],
+        };
+        [head, body].concat()
+    }
+
+    fn built(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+        let numbers = der(0x30, &[&der(2, &[modulus]), &der(2, &[exponent])]);
+        der(0x30, &[&ALGORITHM, &der(3, &[&[0], &numbers])])
+    }
+
+    #[test]
+    fn a_key_of_the_right_size_is_read_and_the_limits_hold() {
+        for (size, bytes) in [(KeySize::Rsa2048, 256), (KeySize::Rsa3072, 384), (KeySize::Rsa4096, 512)] {
+            let spki = spki(size);
+            let key = RsaKey::from_spki(&spki).unwrap();
+            assert_eq!((key.modulus().len(), key.exponent()), (bytes, &[1, 0, 1][..]));
+            let with_sign = [&[0], key.modulus()].concat();
+            assert_eq!(built(&with_sign, key.exponent()), spki);
+            assert_eq!(RsaKey::from_spki_up_to(&spki, 8 * bytes), Ok(key.clone()));
+            assert!(RsaKey::from_spki_up_to(&spki, 8 * bytes - 1).is_err());
+            // Exponents: even, small, of five bytes, with zeros in front, zero, negative.
+            for bad in [&[1, 0, 0][..], &[3], &[0xff, 0xff], &[1, 0, 0, 0, 1], &[0, 1, 0, 1], &[0], &[0x80, 0, 1], &[]]
+            {
+                assert!(RsaKey::from_spki(&built(&with_sign, bad)).is_err(), "{bad:?}");
+            }
+            RsaKey::from_spki(&built(&with_sign, &[0, 0xff, 0, 0, 1])).expect("four bytes");
+            let mut even = with_sign.clone();
+            *even.last_mut().unwrap() &= 0xfe;
+            let negative = key.modulus().to_vec();
+            let short = [&[0x7f], &with_sign[2..255]].concat();
+            for bad in [&even, &negative, &short, &[&[0, 0], key.modulus()].concat()] {
+                assert!(RsaKey::from_spki(&built(bad, &[1, 0, 1])).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn only_der_of_exactly_a_public_key_is_read() {
+        let spki = spki(KeySize::Rsa2048);
+        for len in 0..spki.len() {
+            assert!(RsaKey::from_spki(&spki[..len]).is_err());
+        }
+        assert!(RsaKey::from_spki(&[&spki[..], &[0]].concat()).is_err());
+        // RSAPublicKey alone (PKCS#1).
+        assert!(RsaKey::from_spki(&spki[24..]).is_err());
+        // A changed structure; changed digits of the modulus are another key.
+        for bit in 0..32 * 8 {
+            let mut changed = spki.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(RsaKey::from_spki(&changed).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..600), at in 0_usize..294, byte: u8) {
+            prop_assert!(RsaKey::from_spki(&bytes).is_err());
+            let mut spki = built(&[&[0, 0xc1][..], &[0x5b; 255]].concat(), &[1, 0, 1]);
+            spki[at] = byte;
+            let _ = RsaKey::from_spki(&spki);
+        }
+    }
+}

@@ -81,3 +81,49 @@ impl Threads {
         std::thread::Builder::new().name("hsm".into()).spawn(run).map(drop).map_err(|_| NoResult::Gone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread::ThreadId;
+    use std::time::Instant;
+
+    use super::*;
+
+    const LATE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_thread_that_is_free_is_used_again() {
+        let threads = Threads::default();
+        let first: ThreadId = threads.run(LATE, || std::thread::current().id()).unwrap();
+        for _ in 0..100 {
+            assert_eq!(threads.run(LATE, || std::thread::current().id()), Ok(first));
+        }
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_left_behind_and_hinders_nobody() {
+        let (threads, gate) = (Threads::default(), Arc::new(Barrier::new(4)));
+        let (start, soon) = (Instant::now(), Duration::from_millis(30));
+        for _ in 0..3 {
+            let gate = gate.clone();
+            assert_eq!(threads.run(soon, move || _ = gate.wait()), Err(NoResult::Late(soon)));
+        }
+        assert_eq!(threads.run(LATE, || 7), Ok(7));
+        gate.wait();
+        while threads.0.lock().len() < 4 {
+            assert!(start.elapsed() < LATE, "they come back");
+        }
+    }
+
+    #[test]
+    fn a_panic_is_no_result_and_the_end_ends_the_threads() {
+        let threads = Threads::default();
+        assert_eq!(threads.run(LATE, || panic!("as meant")), Err::<(), _>(NoResult::Gone));
+        let alive = Arc::new(());
+        let held = alive.clone();
+        assert_eq!(threads.run(LATE, move || drop(held)), Ok(()));
+        drop(threads);
+        assert_eq!(Arc::strong_count(&alive), 1);
+    }
+}

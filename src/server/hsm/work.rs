@@ -197,7 +197,13 @@ impl<'a> Bench<'a> {
         key_type: KeyType,
         usage: Usage,
     ) -> Result<Temporary<'a>, Fault> {
-        let kek = self.derive(body.kdf, parent, &body.purpose)?;
+        let kek = self.derive(body.kdf, parent, &body.purpose).map_err(|fault| match fault {
+            // The blob says how, and this token does not do it that way.
+            Fault::Token(error @ Error::Pkcs11(code, _), _) if is_of_mechanism(code) => {
+                Fault::Token(error, Meaning::Blob)
+            }
+            other => other,
+        })?;
         let template = self.secret_key(key_type, usage);
         let handle = self
             .session
@@ -354,6 +360,28 @@ impl<'a> Bench<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Something wrapped under a key that is derived from a domain key; another token opens it if it has the same domain key.
+    pub(super) fn reference(&'a self, kdf: Kdf, parent: ObjectHandle) -> Result<Body, Fault> {
+        let secret = self.generate_key(KeyType::GENERIC_SECRET, EXTRACT)?;
+        let mut purpose = [0; 32];
+        crypto::random(&mut purpose);
+        let kek = self.derive(kdf, parent, &purpose)?;
+        let wrapped = self.session.wrap_key(&Wrap::AesKeyWrap.mechanism(), kek.handle, secret.handle)?;
+        Ok(Body { kdf, wrap: Wrap::AesKeyWrap, purpose, wrapped })
+    }
+
+    /// Whether a [reference](Self::reference) opens. The session is spoilt if it does not.
+    pub(super) fn opens(&'a self, parent: ObjectHandle, reference: &Body) -> Result<bool, Fault> {
+        match self.open(parent, reference, KeyType::GENERIC_SECRET, EXTRACT) {
+            Ok(_) => Ok(true),
+            Err(Fault::Token(error, Meaning::Blob)) if !is_lost(&error) => {
+                self.spoilt.set(true);
+                Ok(false)
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     /// A throwaway secret, encrypted to a key; for the self-test.
@@ -586,6 +614,12 @@ fn lies(what: &str) -> Fault {
     Fault::Known(HsmError::Unavailable(format!("the token has given {what}").into()))
 }
 
+/// Codes that refuse a derivation.
+fn is_of_mechanism(code: RvError) -> bool {
+    use RvError as E;
+    matches!(code, E::MechanismInvalid | E::MechanismParamInvalid | E::KeyTypeInconsistent)
+}
+
 /// Codes that speak of the wrapped bytes alone.
 pub(super) fn is_of_blob(error: &Error) -> bool {
     use RvError as E;
@@ -610,4 +644,20 @@ pub(super) fn is_lost(error: &Error) -> bool {
             | E::KeyHandleInvalid
             | E::ObjectHandleInvalid
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_read_bare_or_wrapped() {
+        let bare: Vec<u8> = std::iter::once(4).chain(1..=96).collect();
+        assert_eq!(point(&bare), Some(&bare[..]));
+        assert_eq!(point(&[&[4, 97], &bare[..]].concat()), Some(&bare[..]));
+        let compressed = [&[2], &bare[1..]].concat();
+        for bad in [&bare[..96], &[&[4, 96], &bare[..]].concat(), &compressed, &[4, 97], &[]] {
+            assert_eq!(point(bad), None);
+        }
+    }
 }
