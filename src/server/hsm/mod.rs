@@ -19,7 +19,7 @@
 //! be extractable: that is inherent in releasing them.
 //!
 //! A token's error says little: the same code means a wrong blob and a broken device. So after an error the token must show in another session that
-//! it still derives, wraps and unwraps; if it does, the blob or the caller's key was wrong, else the token is taken out ([`pool`]).
+//! it still derives, wraps and unwraps; if it does, the blob or the caller's key was wrong, else the token is taken out.
 //!
 //! Left to others: who may ask for what, where customer keys are stored, what is recorded.
 
@@ -117,7 +117,7 @@ pub struct CustomerKey {
     pub version: u32,
     /// The domain key that it is wrapped under.
     pub domain: KeyId,
-    /// The [blob](blob), of 100 bytes.
+    /// The [blob], of 100 bytes.
     pub wrapped: Vec<u8>,
 }
 
@@ -249,7 +249,8 @@ impl Cluster {
 
     /// Takes a PIN and opens the tokens with it. Each token is asked once; the first that refuses it ends the attempt. A PIN that a token takes is
     /// kept, in locked memory, and used again when a token was away. `force` lets another one in after one was refused, and for
-    /// tokens that refuse the one which others took.
+    /// tokens that refuse the one which others took. Login is the process's, not a session's (PKCS#11, section 5.6): a token at which the process
+    /// is logged in already, by another cluster say, is not asked again.
     ///
     /// # Errors
     /// [`PinError`].
