@@ -455,3 +455,6 @@ fn compile(record: &TenantRecord) -> Option<Arc<Compiled>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

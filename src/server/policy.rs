@@ -85,6 +85,10 @@ impl Policy {
     /// # Errors
     /// [`BadPolicy`].
     pub fn parse(json: &serde_json::Value) -> Result<Policy, BadPolicy> {
+        // An array would be taken for the members in order.
+        if !json.is_object() {
+            return Err(BadPolicy("it is no JSON object".into()));
+        }
         let policy = Policy::deserialize(json).map_err(|error| BadPolicy(error.to_string()))?;
         if policy.requests_per_second == Some(0) || policy.burst == Some(0) {
             return Err(BadPolicy("requests_per_second and burst are at least 1; to stop a tenant, disable it".into()));

@@ -18,6 +18,9 @@ pub mod limits;
 pub mod routes;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -34,7 +37,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -53,6 +56,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const ADMIN_CONNECTIONS: usize = 64;
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS: u32 = 32;
+/// Bytes that are read from who speaks HTTP where TLS is spoken.
+const MAX_UNREAD: u64 = 64 << 10;
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -287,6 +292,8 @@ impl Door {
             if stream.peek(&mut first).await? == 1 && first != [22] {
                 stream.write_all(&answer::tls_wanted()).await?;
                 stream.shutdown().await?;
+                // What is unread when a socket is closed takes the answer with it.
+                tokio::io::copy(&mut stream.take(MAX_UNREAD), &mut tokio::io::sink()).await?;
                 return Ok(None);
             }
             acceptor.accept(stream).await.map(Some)

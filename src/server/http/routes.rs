@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request, StatusCode};
@@ -20,6 +20,8 @@ use crate::server::identity::Presented;
 
 /// Most lines of one header that are looked at.
 const MAX_LINES: usize = 32;
+/// How much of a body that is too large is read for politeness' sake, in bytes.
+const MAX_DROPPED: usize = 1 << 20;
 /// When to come again to a node that is not well, in seconds.
 const LATER: u64 = 5;
 
@@ -171,19 +173,35 @@ pub fn presented(peer: &Peer, headers: &HeaderMap) -> Presented {
     }
 }
 
-/// A body, within its limits of size and time.
+/// A body, within its limits of size and time. Of one that is too large some more is read and dropped: who still writes would not see the
+/// answer when the connection is closed.
 ///
 /// # Errors
 /// [`BodyError`].
-pub async fn body(body: Incoming, most: usize, time: Duration) -> Result<Bytes, BodyError> {
-    if body.size_hint().lower() > most as u64 {
-        return Err(BodyError::TooLarge);
-    }
-    match tokio::time::timeout(time, Limited::new(body, most).collect()).await {
+pub async fn body(mut body: Incoming, most: usize, time: Duration) -> Result<Bytes, BodyError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let (mut collected, mut dropped) = (Vec::with_capacity(announced.min(most)), 0);
+    let mut too_large = announced > most;
+    let collect = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+            too_large |= collected.len() + data.len() > most;
+            if !too_large {
+                collected.extend_from_slice(&data);
+                continue;
+            }
+            dropped += data.len();
+            if dropped > MAX_DROPPED {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let outcome = tokio::time::timeout(time, collect).await;
+    match outcome {
+        _ if too_large => Err(BodyError::TooLarge),
         Err(_) => Err(BodyError::Slow),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge),
-        Ok(Err(_)) => Err(BodyError::Broken),
+        Ok(outcome) => outcome.map(|()| collected.into()),
     }
 }
 
