@@ -51,6 +51,8 @@ Exit codes, with the meaning that they have for envelopefs:
 pub enum Command {
     /// Make an installation: keys in the token, the state, and the first tenant.
     Init(Init),
+    /// Serve until SIGTERM or SIGINT; SIGHUP reads certificates again.
+    Serve(Serve),
     /// Tell whether the running server of this host is ready, and if not, why.
     Status(Status),
     /// Add, list, show, change, disable and enable tenants.
@@ -62,6 +64,13 @@ pub enum Command {
     /// List, rotate, retire and destroy keys.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Verify and show the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Write the state into a file, also while servers run. Keys of tokens are not in it: they are backed up by their vendor's means.
+    Backup(Backup),
+    /// Make the state of a backup. The state named by the configuration must be empty.
+    Restore(Restore),
     /// Hand the PIN to a running server, through its admin listener.
     Pin(PinCommand),
     /// Tell what the tokens can do, and try it.
@@ -570,6 +579,19 @@ pub struct Backup {
 pub struct Restore {
     /// The file that backup wrote.
     pub file: PathBuf,
+    /// The audit log goes on where the backup ends: servers were stopped before the backup, and have not run since.
+    #[arg(long, required_unless_present_any = ["after", "above"], conflicts_with_all = ["after", "above"])]
+    pub stopped: bool,
+    /// Bring in the records that are newer than the backup from these copies: a directory, with a slash in its path, or the name of a sink of the
+    /// configuration. They are verified.
+    #[arg(long, value_name = "SOURCE", requires = "key", conflicts_with = "above")]
+    pub after: Vec<String>,
+    /// PEM file with the signing keys to believe in copies; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub key: Vec<PathBuf>,
+    /// Nobody knows what was recorded after the backup, but no log went beyond this number: go on above it. Verification names the gap.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub above: Option<u64>,
     /// JSON.
     #[command(flatten)]
     pub output: Output,

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::installation::{self, HsmSigner, Installation, Opened, public};
+use super::installation::{self, Installation, Opened, public};
 use super::{Code, Failure, Result, harden, tenant};
 use crate::server::audit::Audit;
 use crate::server::cli::Init;
 use crate::server::hsm::KeyId;
+use crate::server::service::HsmSigner;
 
 pub(super) async fn run(config: &Path, args: Init) -> Result<ExitCode> {
     harden()?;
@@ -55,7 +56,7 @@ pub(super) async fn run(config: &Path, args: Init) -> Result<ExitCode> {
     let signing = state.signing_key().await?.ok_or_else(installation::uninitialised)?;
     let key = public(&signing)?;
     installation::write_new("public signing key", &args.signing_key, 0o644, key.to_pem().as_bytes())?;
-    let signer = HsmSigner::new(&cluster, &signing)?;
+    let signer = HsmSigner::new(Arc::clone(&cluster), KeyId(signing.id), &signing.spki);
     let audit = Audit::start(state.clone(), Arc::new(signer), config.audit.settings());
     let opened = Opened { state, cluster, audit, signing };
     tenant::make(&opened, &args.tenant, &args.account_id, &policy, domain).await?;

@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use super::{Code, Failure, Result, pin};
 use crate::api::signature::SigningKey;
 use crate::crypto::secret::Passphrase;
-use crate::server::audit::{Audit, Caller, CallerKind, Entry, Parameters, SignError, Signer};
+use crate::server::audit::{Audit, Caller, CallerKind, Entry, Parameters};
 use crate::server::cli::PinSource;
 use crate::server::config::Config;
 use crate::server::hsm::{Cluster, HsmError, HsmSettings, KeyId, PinError};
+use crate::server::service::HsmSigner;
 use crate::server::state::{LogName, SigningKeyRecord, State};
 
 /// Configuration and state; tokens when they are needed.
@@ -54,7 +55,7 @@ impl Installation {
         let Installation { config, state } = self;
         let signing = state.signing_key().await?.ok_or_else(uninitialised)?;
         let cluster = cluster(&config, source)?;
-        let signer = HsmSigner::new(&cluster, &signing)?;
+        let signer = HsmSigner::new(Arc::clone(&cluster), KeyId(signing.id), &signing.spki);
         let audit = Audit::start(state.clone(), Arc::new(signer), config.audit.settings());
         Ok(Opened { state, cluster, audit, signing })
     }
@@ -105,34 +106,6 @@ pub(super) fn pin_of(config: &Config, file: Option<&Path>, fd: Option<i32>) -> R
             let bytes = reference.read("PIN file")?;
             Passphrase::read_line_from(&bytes[..]).map(Some).map_err(|error| pin::no_pin(&error))
         }
-    }
-}
-
-/// Signs the log with a key in the tokens.
-pub(super) struct HsmSigner {
-    cluster: Arc<Cluster>,
-    key: KeyId,
-    id: String,
-}
-
-impl HsmSigner {
-    pub(super) fn new(cluster: &Arc<Cluster>, key: &SigningKeyRecord) -> Result<Self> {
-        let id = public(key)?.id();
-        Ok(HsmSigner { cluster: Arc::clone(cluster), key: KeyId(key.id), id })
-    }
-}
-
-impl Signer for HsmSigner {
-    fn key_id(&self) -> &str {
-        &self.id
-    }
-
-    fn sign(&self, text: &[u8]) -> std::result::Result<Vec<u8>, SignError> {
-        Ok(self.cluster.sign(self.key, text)?)
-    }
-
-    fn parallel(&self) -> usize {
-        self.cluster.sessions()
     }
 }
 

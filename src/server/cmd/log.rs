@@ -10,7 +10,6 @@ use tracing_subscriber::EnvFilter;
 use super::{Code, Failure, Result};
 use crate::server::config::{Log, LogTo};
 
-#[allow(dead_code)]
 /// Name under which the system log has our messages.
 const IDENTITY: &std::ffi::CStr = c"envelopefs-keyserver";
 
@@ -24,7 +23,6 @@ pub(super) fn filter(level: &str) -> Result<EnvFilter> {
     })
 }
 
-#[allow(dead_code)]
 /// Sets the log up, once for the process.
 pub(super) fn start(log: &Log) -> Result<()> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_ansi(false);

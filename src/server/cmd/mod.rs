@@ -8,6 +8,8 @@ macro_rules! say {
     }};
 }
 
+mod audit;
+mod backup;
 mod check_config;
 mod generate;
 mod host;
@@ -17,6 +19,7 @@ mod key;
 mod log;
 mod pin;
 mod probe;
+mod serve;
 mod tenant;
 mod token;
 
@@ -99,10 +102,14 @@ pub fn run(cli: Cli) -> ExitCode {
     let config = cli.config.as_path();
     let outcome = match cli.command {
         Command::Init(args) => in_runtime(init::run(config, args)),
+        Command::Serve(args) => serve(config, args),
         Command::Status(args) => host::status(config, args),
         Command::Tenant(command) => in_runtime(tenant::run(config, command)),
         Command::Token(command) => in_runtime(token::run(config, command)),
         Command::Key(command) => in_runtime(key::run(config, command)),
+        Command::Audit(command) => in_runtime(audit::run(config, command)),
+        Command::Backup(args) => in_runtime(backup::backup(config, args)),
+        Command::Restore(args) => in_runtime(backup::restore(config, args)),
         Command::Pin(args) => pin::run(config, args),
         Command::Probe(args) => probe::run(config, args),
         Command::CheckConfig(args) => check_config::run(config, args),
@@ -121,6 +128,14 @@ pub fn run(cli: Cli) -> ExitCode {
 fn in_runtime(verb: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(Code::Failure, "cannot start the runtime").because(&error))?.block_on(verb)
+}
+
+/// Serves on all processors.
+fn serve(config: &std::path::Path, args: super::cli::Serve) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime
+        .map_err(|error| Failure::new(Code::Failure, "cannot start the runtime").because(&error))?
+        .block_on(serve::run(config, args))
 }
 
 /// Keeps what this process will know to itself, or refuses to go on.

@@ -13,6 +13,8 @@ use crate::server::cli::{
     AccountId, Convert, Output, PolicyArgs, TenantAdd, TenantCommand, TenantSet, TenantShow, TenantSwitch,
 };
 use crate::server::hsm::KeyId;
+use crate::server::identity;
+use crate::server::policy::Policy;
 use crate::server::state::{State, StateError, TenantRecord};
 
 /// Longest file that a policy is made of, in bytes.
@@ -214,6 +216,8 @@ pub(super) fn policy_of(args: &PolicyArgs, until_now: Option<&Value>) -> Result<
         return Err(Failure::new(Code::Usage, "nobody could call: the policy names no identity")
             .remedy("name how callers show who they are: --ca, --tokens, --gateway"));
     }
+    let checked = Policy::parse(&policy).and_then(|_| identity::check(&policy));
+    checked.map_err(|error| wrong("is not right").because(&error))?;
     Ok(policy)
 }
 
@@ -278,21 +282,20 @@ fn json_file(what: &str, path: &Path) -> Result<Value> {
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         let (code, remedy) = match &error {
-            StateError::Setup { .. } => (Code::Usage, None),
-            StateError::Newer { .. } => (Code::Unsupported, None),
-            StateError::Exists(_) => (Code::InUse, Some("look at what there is, and choose another name")),
-            StateError::Damaged(_) => {
-                (Code::Damaged, Some("restore the state from a backup: envelopefs-keyserver restore"))
+            StateError::Setup { fact, remedy } => {
+                return Failure::new(Code::Usage, format!("state.url: {fact}")).remedy(*remedy);
             }
-            StateError::Away(_) => {
-                (Code::Failure, Some("look whether the database of state.url runs and can be reached"))
+            StateError::Newer { .. } => {
+                (Code::Unsupported, "use the program that it was last used with, or a newer one")
             }
-            StateError::Full(_) => (Code::Failure, Some("make room for the database of state.url")),
-            StateError::Missing(_) => (Code::Failure, Some("look at what there is now, and try again")),
-            StateError::Refused(_) => (Code::Usage, None),
-            StateError::Database(_) => (Code::Failure, Some("the database's own log says more")),
+            StateError::Exists(_) => (Code::InUse, "look at what there is, and choose another name"),
+            StateError::Damaged(_) => (Code::Damaged, "restore the state from a backup: envelopefs-keyserver restore"),
+            StateError::Away(_) => (Code::Failure, "look whether the database of state.url runs and can be reached"),
+            StateError::Full(_) => (Code::Failure, "make room for the database of state.url"),
+            StateError::Missing(_) => (Code::Failure, "look at what there is now, and try again"),
+            StateError::Refused(_) => (Code::Usage, "choose another value"),
+            StateError::Database(_) => (Code::Failure, "the database's own log says more"),
         };
-        let failure = Failure { code, fact: error.to_string(), causes: super::sources(&error), remedy: None };
-        remedy.into_iter().fold(failure, Failure::remedy)
+        Failure { code, fact: error.to_string(), causes: super::sources(&error), remedy: Some(remedy.into()) }
     }
 }

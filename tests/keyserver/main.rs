@@ -1,0 +1,10 @@
+//! The key server as its operators and callers meet it: the installed program, on tokens of SoftHSM, with certificates of an authority made for the test.
+//!
+//! Needs the Debian packages softhsm2 and opensc; `contrib/test` installs them.
+
+#![cfg(feature = "key-server")]
+
+mod commands;
+mod site;
+#[path = "../common/softhsm.rs"]
+mod softhsm;
