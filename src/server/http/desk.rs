@@ -51,7 +51,7 @@ impl<D: Desk> AtDesk<D> {
         match *request.method() {
             Method::GET if request.uri().query().is_none() => self.0.get(&path).await,
             Method::PUT => match body(request.into_body(), MOST, TIME).await {
-                Ok(bytes) => self.0.put(peer.address, &path, Zeroizing::new(bytes.to_vec())).await,
+                Ok(bytes) => self.0.put(peer.address, &path, bytes).await,
                 Err(BodyError::TooLarge) => Said::No(413, "Content Too Large".into()),
                 Err(BodyError::Slow | BodyError::Broken) => Said::No(400, "Bad parameters".into()),
             },

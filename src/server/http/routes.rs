@@ -178,9 +178,10 @@ pub fn presented(peer: &Peer, headers: &HeaderMap) -> Presented {
 ///
 /// # Errors
 /// [`BodyError`].
-pub async fn body(mut body: Incoming, most: usize, time: Duration) -> Result<Bytes, BodyError> {
+pub async fn body(mut body: Incoming, most: usize, time: Duration) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let (mut collected, mut dropped) = (Vec::with_capacity(announced.min(most)), 0);
+    // All of what is announced at once: growth would leave copies behind, and a body may hold a PIN.
+    let (mut collected, mut dropped) = (Zeroizing::new(Vec::with_capacity(announced.min(most))), 0);
     let mut too_large = announced > most;
     let collect = async {
         while let Some(frame) = body.frame().await {
@@ -201,7 +202,7 @@ pub async fn body(mut body: Incoming, most: usize, time: Duration) -> Result<Byt
     match outcome {
         _ if too_large => Err(BodyError::TooLarge),
         Err(_) => Err(BodyError::Slow),
-        Ok(outcome) => outcome.map(|()| collected.into()),
+        Ok(outcome) => outcome.map(|()| collected),
     }
 }
 
@@ -260,8 +261,8 @@ impl<C: Calls> Api<C> {
     ) -> Result<Answer, Refused> {
         let admitted = self.calls.admit(shown, operation, instance, id).await?;
         let bytes = body(incoming, self.limits.body, self.limits.header_time).await;
-        let slow = bytes == Err(BodyError::Slow);
-        let bytes = bytes.map_err(|error| match error {
+        let slow = matches!(bytes, Err(BodyError::Slow));
+        let bytes = bytes.map(|mut bytes| Bytes::from(std::mem::take(&mut *bytes))).map_err(|error| match error {
             BodyError::TooLarge => Refusal::TooLarge,
             BodyError::Slow | BodyError::Broken => Refusal::BadParameters,
         });
