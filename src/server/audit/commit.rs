@@ -70,19 +70,22 @@ impl Committer {
     fn answer(&self, answers: Vec<Answer>, recorded: Vec<Recorded>, rows: Vec<Row>) {
         let first: Vec<_> = self.outboxes.iter().filter(|outbox| outbox.before_answer).cloned().collect();
         let limit = self.settings.timeout;
-        let news = |outboxes: &[Arc<Outbox>]| outboxes.iter().for_each(|outbox| outbox.news.notify_one());
+        // Workers of the others at once, of these when the callers' own attempts are over.
+        for outbox in self.outboxes.iter().filter(|outbox| !outbox.before_answer) {
+            outbox.news.notify_one();
+        }
         if first.is_empty() {
             for (answer, recorded) in answers.into_iter().zip(recorded) {
                 _ = answer.send(Ok(recorded));
             }
-            return news(&self.outboxes);
+            return;
         }
         for ((answer, recorded), (log, number, record)) in answers.into_iter().zip(recorded).zip(rows) {
             let first = first.clone();
             tokio::spawn(async move {
                 let copied = tokio::time::timeout(limit, async {
                     for outbox in &first {
-                        outbox.sink.put(&log, number, &record).await?;
+                        outbox.put_first(&log, number, &record).await?;
                     }
                     Ok(())
                 });
@@ -97,9 +100,9 @@ impl Committer {
                     );
                 }
                 _ = answer.send(copied.map(|()| recorded));
+                first.iter().for_each(|outbox| outbox.news.notify_one());
             });
         }
-        news(&self.outboxes);
     }
 }
 

@@ -3,6 +3,7 @@
 //! What a sink needs is everything from a position on, per log; there is no row per record and sink. A new sink so gets the whole log. The
 //! position moves on behind what is written without a hole, so a worker that dies repeats the last few, which sinks take.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ const PAGE: u32 = 64;
 const TURN: u64 = 1024;
 /// Records that are written side by side.
 const ABREAST: usize = 8;
+/// Records that are known to be written.
+const REMEMBERED: usize = 4096;
 /// How long to wait after failures: doubled from the first to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
@@ -45,11 +48,28 @@ pub(super) struct Outbox {
     pub(super) before_answer: bool,
     pub(super) news: Notify,
     failed: Mutex<Option<SinkError>>,
+    /// What was written before its answer, so that the worker need not try again.
+    written: Mutex<HashSet<(LogName, u64)>>,
 }
 
 impl Outbox {
     pub(super) fn new(sink: Sink, before_answer: bool) -> Outbox {
-        Outbox { sink, before_answer, news: Notify::new(), failed: Mutex::default() }
+        Outbox { sink, before_answer, news: Notify::new(), failed: Mutex::default(), written: Mutex::default() }
+    }
+
+    /// Writes a record before its answer.
+    ///
+    /// # Errors
+    /// Those of [`Sink::put`].
+    pub(super) async fn put_first(&self, log: &LogName, number: u64, record: &[u8]) -> Result<(), SinkError> {
+        self.sink.put(log, number, record).await?;
+        let mut written = self.written.lock();
+        // While another node's worker is at work nobody takes them out; to write one again does no harm.
+        if written.len() >= REMEMBERED {
+            written.clear();
+        }
+        written.insert((log.clone(), number));
+        Ok(())
     }
 
     /// # Errors
@@ -125,7 +145,7 @@ async fn round(state: &State, outbox: &Outbox, lease: &str, owner: &str) -> Resu
                 }
                 renewed = Instant::now();
             }
-            let (to, error) = page(state, &outbox.sink, &log, at).await?;
+            let (to, error) = page(state, outbox, &log, at).await?;
             if to > at {
                 state.set_position(outbox.sink.name(), &log, to).await?;
             }
@@ -161,7 +181,7 @@ async fn round(state: &State, outbox: &Outbox, lease: &str, owner: &str) -> Resu
 }
 
 /// Writes some records from `at` on. How far it came without a hole, and what stopped it.
-async fn page(state: &State, sink: &Sink, log: &LogName, at: u64) -> Result<(u64, Option<SinkError>), AuditError> {
+async fn page(state: &State, outbox: &Outbox, log: &LogName, at: u64) -> Result<(u64, Option<SinkError>), AuditError> {
     let mut records = state.records(log, at, PAGE).await?.into_iter().peekable();
     // After the restore of a backup the database may lack records for good (Continue::Above): what follows them is copied.
     let at = records.peek().map_or(at, |(number, _)| *number);
@@ -171,7 +191,11 @@ async fn page(state: &State, sink: &Sink, log: &LogName, at: u64) -> Result<(u64
     loop {
         while failed.is_none() && writing.len() < ABREAST {
             let Some((number, record)) = records.next() else { break };
-            let (sink, log) = (sink.clone(), log.clone());
+            if outbox.written.lock().remove(&(log.clone(), number)) {
+                written.insert(number);
+                continue;
+            }
+            let (sink, log) = (outbox.sink.clone(), log.clone());
             writing.spawn(async move { sink.put(&log, number, &record).await.map(|()| number) });
         }
         match writing.join_next().await {
@@ -179,8 +203,8 @@ async fn page(state: &State, sink: &Sink, log: &LogName, at: u64) -> Result<(u64
             Some(Ok(Ok(number))) => _ = written.insert(number),
             Some(Ok(Err(error))) => failed = failed.or(Some(error)),
             Some(Err(_)) => {
-                failed =
-                    failed.or(Some(SinkError::Away { sink: sink.name().to_owned(), cause: "its task ended".into() }))
+                failed = failed
+                    .or(Some(SinkError::Away { sink: outbox.sink.name().to_owned(), cause: "its task ended".into() }))
             }
         }
     }

@@ -322,7 +322,7 @@ fn create(root: &Path, name: &str, bytes: &[u8]) -> io::Result<Option<Option<Vec
 }
 
 /// Removes what nodes that died left half-written.
-fn sweep(directory: &Path) -> io::Result<()> {
+pub(super) fn sweep(directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let old = || {

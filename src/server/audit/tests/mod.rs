@@ -286,3 +286,103 @@ fn a_log_that_was_closed_takes_nothing_more() {
         assert!(server.call.parameters.get("vpc-1").unwrap().starts_with("2 "));
     });
 }
+
+/// A token that takes its time.
+struct Slow(Arc<Software>, std::sync::Mutex<Duration>);
+
+impl Signer for Slow {
+    fn key_id(&self) -> &str {
+        self.0.key_id()
+    }
+
+    fn sign(&self, text: &[u8]) -> Result<Vec<u8>, SignError> {
+        let delay = *self.1.lock().unwrap();
+        std::thread::sleep(delay);
+        self.0.sign(text)
+    }
+
+    fn parallel(&self) -> usize {
+        2
+    }
+}
+
+#[test]
+fn a_token_that_hangs_leaves_nothing_and_holds_nobody_up() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let slow = Arc::new(Slow(signer.clone(), std::sync::Mutex::new(Duration::from_secs(5))));
+        let settings = AuditSettings { timeout: Duration::from_millis(300), ..AuditSettings::new("node-1") };
+        let audit = Audit::start(state.clone(), slow.clone(), settings);
+        let start = std::time::Instant::now();
+        let refused = audit.record(entry("vpc-1", "1")).await;
+        assert!(matches!(refused, Err(AuditError::Slow(_))), "{refused:?}");
+        // The database is free again, also for another node.
+        let other = Audit::start(state.clone(), signer.clone(), AuditSettings::new("node-2"));
+        assert_eq!(other.record(entry("vpc-1", "2")).await.unwrap().seq, 1);
+        assert!(start.elapsed() < Duration::from_secs(4));
+        *slow.1.lock().unwrap() = Duration::ZERO;
+        assert_eq!(audit.record(entry("vpc-1", "3")).await.unwrap().seq, 2);
+        check(&lines(&state, "vpc-1").await, &signer);
+    });
+}
+
+#[test]
+fn heads_follow_records_after_a_number_and_after_a_time() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let signer = Software::new(1);
+        let entries = |settings: AuditSettings| Audit::start(state.clone(), signer.clone(), settings);
+        // By number: looked at every ten seconds, so here by hand.
+        let audit = entries(AuditSettings { head_records: 3, ..AuditSettings::new("node-1") });
+        for log in ["vpc-1", "vpc-1", "vpc-1", "vpc-2"] {
+            audit.record(entry(log, "1")).await.unwrap();
+        }
+        heads::write(&state, &audit.0.settings, &audit.0.entries, 3, false).await.unwrap();
+        assert_eq!((lines(&state, "vpc-1").await.len(), lines(&state, "vpc-2").await.len()), (4, 1));
+        assert!(lines(&state, "server").await.is_empty());
+        // By time.
+        let _timed = entries(AuditSettings { head_time: Duration::from_millis(50), ..AuditSettings::new("node-2") });
+        let start = std::time::Instant::now();
+        while lines(&state, "server").await.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(30), "no head comes");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let server = Record::parse(&lines(&state, "server").await[0].1).unwrap();
+        let listed: Vec<_> = server.call.parameters.0.iter().map(|(log, end)| (&**log, &end[..2])).collect();
+        assert_eq!(listed, [("vpc-1", "4 "), ("vpc-2", "2 ")]);
+        // Nothing new, no new heads.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!((lines(&state, "vpc-2").await.len(), lines(&state, "server").await.len()), (2, 1));
+        verify(&Source::State(state.clone()), &signer.key.clone().into(), None, None).await.unwrap();
+    });
+}
+
+/// `cargo test --lib records_per_second -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, not a test"]
+fn records_per_second() {
+    each_database(|database: Database| async move {
+        let state = database.open().await;
+        let audit = Audit::start(state.clone(), Software::new(1), AuditSettings::new("node-1"));
+        let sign = std::time::Instant::now();
+        for _ in 0..200 {
+            Software::new(1).sign(b"text").unwrap();
+        }
+        let sign = sign.elapsed() / 200;
+        for abreast in [1, 16, 256] {
+            let (start, total) = (std::time::Instant::now(), abreast * 16);
+            let callers = (0..abreast).map(|_| async {
+                for _ in 0..16 {
+                    audit.record(entry("vpc-1", "1")).await.unwrap();
+                }
+            });
+            futures_util::future::join_all(callers).await;
+            let rate = f64::from(total) / start.elapsed().as_secs_f64();
+            println!(
+                "shared {}, {abreast} callers: {rate:.0} records/s; one signature takes {sign:?}",
+                state.is_shared()
+            );
+        }
+    });
+}

@@ -268,3 +268,22 @@ fn a_store_that_is_away_is_an_error() {
         assert!(start.elapsed() < 2 * Duration::from_secs(20));
     });
 }
+
+#[test]
+fn what_a_dead_node_left_half_written_is_no_record_and_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::directory("files", dir.path()).unwrap();
+    let log: LogName = "vpc-1".parse().unwrap();
+    block_on(async {
+        sink.put(&log, 1, b"one").await.unwrap();
+        let (old, new) = (dir.path().join("vpc-1/.new-old"), dir.path().join("vpc-1/.new-new"));
+        for path in [&old, &new] {
+            fs::write(path, "o").unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        fs::File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(sink.numbers(&log).await.unwrap(), (vec![1], None));
+        crate::server::audit::sink::sweep(&dir.path().join("vpc-1")).unwrap();
+        assert!(!old.exists() && new.exists() && dir.path().join("vpc-1/000000001.json").exists());
+    });
+}
