@@ -21,14 +21,15 @@
 mod health;
 mod metrics;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
@@ -192,7 +193,7 @@ pub struct Service {
     addresses: Rates<IpAddr>,
     tenants: Rates<Tenant>,
     refusals: Rates<LogName>,
-    unrecorded: AtomicU64,
+    unrecorded: Mutex<HashMap<LogName, u64>>,
     sessions: Arc<Semaphore>,
     keys: ArcSwap<Keys>,
     sinks: Vec<String>,
@@ -218,7 +219,7 @@ impl Service {
             addresses: Rates::new(config.limits.addresses),
             tenants: Rates::new(TENANTS),
             refusals: Rates::new(TENANTS),
-            unrecorded: AtomicU64::new(0),
+            unrecorded: Mutex::default(),
             sessions: Arc::new(Semaphore::new(cluster.sessions().max(1))),
             keys: ArcSwap::from_pointee(keys),
             sinks: config.audit.sinks.iter().map(|sink| sink.name().to_owned()).collect(),
@@ -410,15 +411,15 @@ impl Service {
         tracing::info!(request_id, %ip, tenant = of, code, "a caller is refused");
         let log = tenant.as_ref().map_or_else(LogName::server, |tenant| LogName::from(&tenant.id));
         if self.refusals.take(log.clone(), REFUSALS).is_err() {
-            self.unrecorded.fetch_add(1, Ordering::Relaxed);
+            *self.unrecorded.lock().entry(log).or_default() += 1;
             return refusal;
         }
         let mut more = Vec::new();
         if !call.is_empty() {
             more.push(("operation".to_owned(), call.to_owned()));
         }
-        let unrecorded = self.unrecorded.swap(0, Ordering::Relaxed);
-        if unrecorded > 0 {
+        let unrecorded = self.unrecorded.lock().remove(&log);
+        if let Some(unrecorded) = unrecorded {
             more.push(("unrecorded".to_owned(), unrecorded.to_string()));
         }
         let now = Timestamp::now();
@@ -791,3 +792,6 @@ impl Made {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests;
