@@ -21,7 +21,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::Parser;
 use envelopefs::api::{InstanceId, Operation, Tenant, VolumeName};
-use envelopefs::crypto::secret::Passphrase;
 use envelopefs::server::config::Config;
 use envelopefs::server::hsm::{Cluster, CustomerKey, KeyId, Owner, RsaKey, Sealed};
 use envelopefs::server::state::State;
@@ -97,8 +96,7 @@ struct Bare {
 fn bare(options: &Options, runtime: &tokio::runtime::Runtime, result: &Path) -> Result<()> {
     let config = Config::load(&options.config)?;
     let cluster = Cluster::open(&config.hsm)?;
-    let pin = config.hsm.pin.as_ref().context("the configuration names no PIN")?.read("PIN file")?;
-    cluster.log_in(Passphrase::read_line_from(&pin[..])?, false)?;
+    ensure!(cluster.has_pin(), "the configuration names no PIN that the token takes");
     let (customer, signing) = runtime.block_on(async {
         let state = State::open(&config.state.settings()?).await?;
         let key = state.customer_key(&options.tenant).await?.context("the tenant has no customer key")?;

@@ -1,11 +1,15 @@
 //! The key server as its operators and callers meet it: the installed program, on tokens of SoftHSM, with certificates of an authority made for the test.
 //!
-//! Needs the Debian packages softhsm2, opensc, openssl and curl, and Python's jsonschema; `contrib/test` installs them.
+//! Needs root, /dev/fuse, the Debian packages softhsm2, opensc, openssl, curl and postgresql, and Python's jsonschema; `contrib/test` sees to it.
 
 #![cfg(feature = "key-server")]
 
 mod commands;
 mod conformance;
+mod demonstration;
+mod outage;
+#[path = "../common/postgres.rs"]
+mod postgres;
 #[path = "../common/server.rs"]
 mod server;
 mod site;

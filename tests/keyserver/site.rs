@@ -1,9 +1,10 @@
 //! An installation of a test's own: a token, certificates, a configuration, and the program run on them.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -20,17 +21,18 @@ pub(crate) struct Site {
     pub(crate) softhsm: SoftHsm,
     dir: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
+    token: PathBuf,
 }
 
 impl Site {
     pub(crate) fn new() -> Site {
         let softhsm = SoftHsm::new();
-        softhsm.token("keys");
+        let token = softhsm.token("keys");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let site = Site { softhsm, dir: tempfile::tempdir().unwrap(), authority };
+        let site = Site { softhsm, dir: tempfile::tempdir().unwrap(), authority, token };
         fs::create_dir(site.path("records")).unwrap();
         site.write("ca.pem", &site.authority.pem());
         site.issue("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth);
@@ -140,9 +142,69 @@ impl Site {
         self.succeed(&["init", "--tenant", "acme", "--account-id", "1", "--ca", &ca, "--signing-key", &pem]);
     }
 
+    /// Takes the token away until the closure ends.
+    pub(crate) fn without_token(&self, meanwhile: impl FnOnce()) {
+        let away = self.path("token-away");
+        fs::rename(&self.token, &away).unwrap();
+        meanwhile();
+        fs::rename(&away, &self.token).unwrap();
+    }
+
+    /// Writes a node's configuration: its own port and admin socket, and this state.
+    pub(crate) fn configure_node(&self, node: &str, url: &str) -> u16 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = self.configuration(node);
+        let state = text.lines().find(|line| line.starts_with("url = ")).unwrap();
+        let text =
+            text.replace(state, &format!("url = \"{url}\"")).replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        let text = text
+            .replace("admin.sock", &format!("{node}.sock"))
+            .replace("server_id = \"test\"", &format!("server_id = \"{node}\""));
+        let more = "[limits]\naddress_requests_per_second = 100000\naddress_burst = 100000\ntenant_requests_per_second = 100000\ntenant_burst = 100000\n";
+        self.write(node, &format!("{text}{more}"));
+        port
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub(crate) fn serve(&self, node: &str) -> Node {
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.path(&format!("{node}.log"))).unwrap();
+        let mut command = self.command(node, &["serve"]);
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let node_running = Node(child);
+        let ready = self.run_with(node, &["status", "--wait", "60s"]);
+        let said = fs::read_to_string(self.path(&format!("{node}.log"))).unwrap();
+        assert!(ready.status.success(), "{}\n{said}", text(&ready.stdout));
+        node_running
+    }
+
     /// A name below the site exists.
     pub(crate) fn exists(&self, name: &str) -> bool {
         Path::new(&self.path(name)).exists()
+    }
+}
+
+/// A server that runs.
+pub(crate) struct Node(Child);
+
+impl Node {
+    /// As an operator does: it ends well.
+    pub(crate) fn stop(mut self) {
+        let id = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        assert!(self.0.wait().unwrap().success(), "the server did not end well");
+    }
+
+    /// As a power cut does.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
