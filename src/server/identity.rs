@@ -9,7 +9,7 @@
 //! a disabled tenant has to act on connections that are open. The instance id is a SAN: a dNSName, or the URI `urn:envelopefs:instance:ID`; equal to
 //! that in the path but for ASCII case; wildcards are not expanded.
 //!
-//! Tenants may be many, so candidates for a certificate or an address come from a copy of at most [`FRESH`] age. Whoever is found is read again from
+//! Tenants may be many, so candidates for a certificate or an address come from a copy of at most a second's age. Whoever is found is read again from
 //! the database: what is decided with is never old.
 
 use std::collections::HashMap;

@@ -33,7 +33,7 @@ struct Seen {
 /// Clients that call without pause, each first at another of the ports, until the closure ends.
 fn under_load(site: &Site, ports: &[u16], meanwhile: impl FnOnce(&Mutex<Seen>)) -> Seen {
     let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
-    let rsa = BASE64_STANDARD.encode(key.public_key().as_der().unwrap());
+    let rsa = BASE64_STANDARD.encode(key.public_key().as_der().unwrap().as_ref());
     let identity = ["machine.pem", "machine-key.pem"].map(|name| std::fs::read(site.path(name)).unwrap()).concat();
     let authority = reqwest::Certificate::from_pem(&std::fs::read(site.path("ca.pem")).unwrap()).unwrap();
     let (seen, stop) = (Mutex::new(Seen::default()), AtomicBool::new(false));

@@ -14,27 +14,27 @@ use serde_json::{Value, json};
 use crate::server::{Authority, closed_port};
 use crate::softhsm::{MODULE, SoftHsm};
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_envelopefs-keyserver");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_envelopefs-keyserver");
 /// The first tenant, and its machine whose certificate [`World::curl`] shows.
-pub const TENANT: &str = "vpc-0b1e8a8e776a87423";
-pub const INSTANCE: &str = "i-095af01fb0461e052";
+pub(crate) const TENANT: &str = "vpc-0b1e8a8e776a87423";
+pub(crate) const INSTANCE: &str = "i-095af01fb0461e052";
 /// Another machine of that tenant.
-pub const OTHER: &str = "i-0fedcba9876543210";
+pub(crate) const OTHER: &str = "i-0fedcba9876543210";
 /// Another tenant.
-pub const STRANGER: &str = "vpc-stranger";
-pub const VOLUME: &str = "b59fad1d-46f7-447c-96c8-c2f9408a00ad";
+pub(crate) const STRANGER: &str = "vpc-stranger";
+pub(crate) const VOLUME: &str = "b59fad1d-46f7-447c-96c8-c2f9408a00ad";
 
 /// Longest wait for the program.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An installation.
-pub struct World {
-    pub softhsm: SoftHsm,
-    pub authority: Authority,
-    pub strangers: Authority,
+pub(crate) struct World {
+    pub(crate) softhsm: SoftHsm,
+    pub(crate) authority: Authority,
+    pub(crate) strangers: Authority,
     dir: tempfile::TempDir,
     port: u16,
-    pub admin: u16,
+    pub(crate) admin: u16,
     process: Option<Child>,
     /// Method, path, status and body of each call, to be held against the server's own description.
     seen: RefCell<Vec<Value>>,
@@ -67,37 +67,37 @@ print(judged)
 
 /// What curl brought.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The member of the answer, decoded.
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         let value = self.json();
         let text = value[name].as_str().unwrap_or_else(|| panic!("no {name}: {self:?}"));
         BASE64_STANDARD.decode(text).expect("strict base64")
     }
 
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         self.json()["message"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl World {
     /// Initialised, with both tenants, not yet serving.
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         World::with("")
     }
 
     /// With further lines at the end of the configuration.
-    pub fn with(more: &str) -> World {
+    pub(crate) fn with(more: &str) -> World {
         let dir = tempfile::tempdir().unwrap();
         let softhsm = SoftHsm::new();
         softhsm.token("keys");
@@ -147,7 +147,7 @@ impl World {
         fs::create_dir_all(&records).unwrap();
         self.write(
             "keyserver.toml",
-            &format!(
+            format!(
                 "[listen]\naddress = \"127.0.0.1:{port}\"\ncertificate = {certificate:?}\nkey = {key:?}\n\
                  [admin]\nlisten = [\"127.0.0.1:{admin}\"]\n\
                  [hsm]\ninsecure_software_oaep = true\npin = {pin:?}\n[[hsm.token]]\nuri = \"pkcs11:token=keys\"\nmodule = {MODULE:?}\n\
@@ -159,17 +159,17 @@ impl World {
         );
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Where audit records are copied to.
-    pub fn records(&self) -> PathBuf {
+    pub(crate) fn records(&self) -> PathBuf {
         self.path("records")
     }
 
     /// A file that only its owner may read.
-    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -177,28 +177,28 @@ impl World {
     }
 
     /// `FILE.pem` and `FILE.key` of a name.
-    pub fn certificate(&self, authority: &Authority, name: &str, file: &str) {
+    pub(crate) fn certificate(&self, authority: &Authority, name: &str, file: &str) {
         let (certificate, key) = authority.issue(name);
         self.write(&format!("{file}.pem"), certificate.pem());
         self.write(&format!("{file}.key"), key.serialize_pem());
     }
 
     /// A verb of the program.
-    pub fn verb(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn verb(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.path("keyserver.toml")).args(arguments);
         command.envs(self.softhsm.environment()).stdin(Stdio::null()).output().expect("the program runs")
     }
 
     /// A verb that works, and what it says.
-    pub fn succeed(&self, arguments: &[&str]) -> String {
+    pub(crate) fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.verb(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", told(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Serves until [`stop`](Self::stop).
-    pub fn serve(&mut self) {
+    pub(crate) fn serve(&mut self) {
         let log = fs::OpenOptions::new().append(true).create(true).open(self.path("log")).unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.path("keyserver.toml")).arg("serve").envs(self.softhsm.environment());
@@ -213,12 +213,12 @@ impl World {
     }
 
     /// What the server wrote.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Asks it to end, and sees that it does so well.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let mut process = self.process.take().expect("it runs");
         rustix::process::kill_process(rustix::process::Pid::from_child(&process), rustix::process::Signal::TERM)
             .unwrap();
@@ -234,21 +234,17 @@ impl World {
     }
 
     /// Base address, as the original's installer prints it: with a slash at its end.
-    pub fn base(&self) -> String {
+    pub(crate) fn base(&self) -> String {
         format!("https://localhost:{}/v1/", self.port)
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// curl as [`INSTANCE`], `more` in front of the path.
-    pub fn curl(&self, more: &[&str], path: &str) -> Answer {
+    pub(crate) fn curl(&self, more: &[&str], path: &str) -> Answer {
         self.curl_as(INSTANCE, more, path)
     }
 
     /// curl with the certificate of a machine, if it has one, and with the dummy that scripts send.
-    pub fn curl_as(&self, machine: &str, more: &[&str], path: &str) -> Answer {
+    pub(crate) fn curl_as(&self, machine: &str, more: &[&str], path: &str) -> Answer {
         let mut command = Command::new("curl");
         command
             .args(["-sS", "-i", "--max-time", "60", "-H", "Authorization: osef"])
@@ -266,7 +262,7 @@ impl World {
     }
 
     /// Holds all that was answered so far against the server's OpenAPI document, and says how much that was.
-    pub fn judge(&self) -> usize {
+    pub(crate) fn judge(&self) -> usize {
         self.write("openapi.json", &self.curl_as("", &[], "openapi.json").body);
         self.write("seen.json", Value::from(self.seen.take()).to_string());
         let python = std::env::var_os("ENVELOPEFS_TEST_PYTHON").unwrap_or_else(|| "python3".into());
@@ -278,19 +274,19 @@ impl World {
     }
 
     /// POSTs JSON.
-    pub fn post(&self, machine: &str, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, machine: &str, path: &str, body: &Value) -> Answer {
         let body = body.to_string();
         self.curl_as(machine, &["-H", "Content-Type: application/json", "-d", &body], path)
     }
 
     /// One of the three calls.
-    pub fn call(&self, machine: &str, instance: &str, operation: &str, body: &Value) -> Answer {
+    pub(crate) fn call(&self, machine: &str, instance: &str, operation: &str, body: &Value) -> Answer {
         // As scripts join it, which gives two slashes.
         self.post(machine, &format!("/encryption/{instance}/{operation}-secret"), body)
     }
 
     /// The admin listener.
-    pub fn desk(&self, more: &[&str], path: &str) -> Answer {
+    pub(crate) fn desk(&self, more: &[&str], path: &str) -> Answer {
         let mut command = Command::new("curl");
         command.args(["-sS", "-i", "--max-time", "60"]).args(more);
         let output =
@@ -299,12 +295,12 @@ impl World {
     }
 
     /// `openssl`, in this directory.
-    pub fn openssl(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn openssl(&self, arguments: &[&str]) -> Output {
         Command::new("openssl").args(arguments).current_dir(self.dir.path()).output().expect("openssl is installed")
     }
 
     /// A new one-time key, as agents make it: its file, and the public half as they send it.
-    pub fn one_time_key(&self, name: &str, bits: u32) -> String {
+    pub(crate) fn one_time_key(&self, name: &str, bits: u32) -> String {
         let done = self.openssl(&["genrsa", "-out", name, &bits.to_string()]);
         assert!(done.status.success(), "{}", told(&done));
         let public = self.openssl(&["rsa", "-in", name, "-pubout", "-outform", "DER"]);
@@ -312,7 +308,7 @@ impl World {
     }
 
     /// Opens a `wrapped_secret` as agents do.
-    pub fn open(&self, key: &str, wrapped: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn open(&self, key: &str, wrapped: &[u8]) -> Option<Vec<u8>> {
         self.write("wrapped", wrapped);
         let arguments = ["pkeyutl", "-decrypt", "-inkey", key, "-in", "wrapped", "-pkeyopt", "rsa_padding_mode:oaep"];
         let digests = ["-pkeyopt", "rsa_oaep_md:sha256", "-pkeyopt", "rsa_mgf1_md:sha256"];
@@ -321,7 +317,7 @@ impl World {
     }
 
     /// Whether a signature is the server's, in openssl's opinion.
-    pub fn is_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn is_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         self.write("signed", bytes);
         self.write("signature", signature);
         let done = self.openssl(&["dgst", "-sha256", "-verify", "signing.pem", "-signature", "signature", "signed"]);
@@ -329,7 +325,7 @@ impl World {
     }
 
     /// The records of a log as they were copied, in order.
-    pub fn log_of(&self, tenant: &str) -> Vec<Value> {
+    pub(crate) fn log_of(&self, tenant: &str) -> Vec<Value> {
         let mut files: Vec<PathBuf> = match fs::read_dir(self.records().join(tenant)) {
             Ok(files) => files.map(|file| file.unwrap().path()).collect(),
             Err(_) => Vec::new(),
@@ -349,7 +345,7 @@ impl Drop for World {
     }
 }
 
-pub fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     format!("{} {} {}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

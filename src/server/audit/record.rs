@@ -25,7 +25,7 @@ pub(super) const MAX_PARAMETERS: usize = 80;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// [`EVENT_VERSION`].
+    /// The version of this form: 2.
     pub event_version: u64,
     /// Its number in its log, from 1.
     pub vpc_op_seq_num: u64,

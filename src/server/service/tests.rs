@@ -359,7 +359,7 @@ own_process!(customer_keys_are_made_once_and_old_ones_open_until_erased, |sofths
 
     let domain = KeyId(keys[0].1.domain);
     let next = world.cluster.make_customer_key(domain, &tenant, 2).unwrap();
-    let next = CustomerKeyRecord { version: 2, domain: domain.0, wrapped: next.wrapped, ..keys[0].1.clone() };
+    let next = CustomerKeyRecord { version: 2, domain: domain.0, wrapped: next.wrapped };
     world.state.add_customer_key(&tenant, &next).await.unwrap();
     let (new, secret) = world.generate("vpc-1-1").await;
     assert_eq!(Sealed::parse(&new).unwrap().customer_key_version(), 2);
