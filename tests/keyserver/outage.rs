@@ -124,11 +124,12 @@ fn the_hsm_goes_away_and_comes_back_under_load() {
     site.init();
     let url = format!("sqlite:{}", site.arg("keyserver.toml.sqlite"));
     let port = site.configure_node("node", &url);
+    site.use_shim("node");
     let node = site.serve("node");
     let seen = under_load(&site, &[port], |seen| {
         let answers = |seen: &Mutex<Seen>| seen.lock().unwrap().answered.len();
         wait_until("the first answers", || answers(seen) > 20);
-        site.without_token(|| {
+        site.without_device(|| {
             wait_until("a refusal", || seen.lock().unwrap().statuses.contains_key(&503));
             let before = answers(seen);
             std::thread::sleep(Duration::from_secs(1));

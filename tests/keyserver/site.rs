@@ -21,18 +21,17 @@ pub(crate) struct Site {
     pub(crate) softhsm: SoftHsm,
     dir: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
-    token: PathBuf,
 }
 
 impl Site {
     pub(crate) fn new() -> Site {
         let softhsm = SoftHsm::new();
-        let token = softhsm.token("keys");
+        softhsm.token("keys");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let site = Site { softhsm, dir: tempfile::tempdir().unwrap(), authority, token };
+        let site = Site { softhsm, dir: tempfile::tempdir().unwrap(), authority };
         fs::create_dir(site.path("records")).unwrap();
         site.write("ca.pem", &site.authority.pem());
         site.issue("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth);
@@ -142,12 +141,22 @@ impl Site {
         self.succeed(&["init", "--tenant", "acme", "--account-id", "1", "--ca", &ca, "--signing-key", &pem]);
     }
 
-    /// Takes the token away until the closure ends.
-    pub(crate) fn without_token(&self, meanwhile: impl FnOnce()) {
-        let away = self.path("token-away");
-        fs::rename(&self.token, &away).unwrap();
+    /// Lets a node's module answer as one whose device was pulled (CKR_DEVICE_REMOVED), until the closure ends: SoftHSM has in memory
+    /// what it has once read.
+    pub(crate) fn without_device(&self, meanwhile: impl FnOnce()) {
+        const CALLS: [&str; 7] =
+            ["GetSlotList", "GetTokenInfo", "OpenSession", "FindObjectsInit", "SignInit", "DeriveKey", "UnwrapKey"];
+        let order = |order: &str| CALLS.iter().for_each(|call| self.softhsm.order(&format!("C_{call}"), order));
+        order("0x32");
         meanwhile();
-        fs::rename(&away, &self.token).unwrap();
+        order("");
+    }
+
+    /// Has a node reach the token by the module that obeys orders.
+    pub(crate) fn use_shim(&self, node: &str) {
+        let shim = self.softhsm.shim();
+        let text = fs::read_to_string(self.path(node)).unwrap();
+        self.write(node, &text.replace(MODULE, shim.to_str().unwrap()));
     }
 
     /// Writes a node's configuration: its own port and admin socket, and this state.

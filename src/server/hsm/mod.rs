@@ -321,7 +321,7 @@ impl Cluster {
     pub fn probe(&self) -> Result<(), HsmError> {
         let (mut passed, mut failed) = (false, None);
         for at in 0..self.pool.len() {
-            let outcome = self.pool.on(at, |link, bench| {
+            let outcome = self.pool.probe(at, |link, bench| {
                 let domains = bench.list(ObjectClass::SECRET_KEY)?;
                 let signing = bench.list(ObjectClass::PRIVATE_KEY)?;
                 if domains.is_empty() || signing.is_empty() {
@@ -346,12 +346,7 @@ impl Cluster {
             });
             match outcome {
                 Ok(()) => passed = true,
-                Err(error) => {
-                    if !matches!(error, HsmError::NoPin | HsmError::Setup { .. }) {
-                        self.pool.fail(at, &error);
-                    }
-                    failed = Some(error);
-                }
+                Err(error) => failed = Some(error),
             }
         }
         match failed {

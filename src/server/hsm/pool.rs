@@ -604,6 +604,14 @@ impl Pool {
         let _ = self.threads.run(Duration::ZERO, move || drop(gone));
     }
 
+    /// Takes a token out by whose `link` it failed; another call may have taken it out before, and it may be back.
+    fn take_out_if(&self, at: usize, link: &Arc<Link>, error: &HsmError) {
+        let current = self.state.lock().tokens[at].link.as_ref().is_some_and(|now| Arc::ptr_eq(now, link));
+        if current {
+            self.take_out(at, error);
+        }
+    }
+
     /// Closes all sessions, as far as they come back; nothing is opened any more.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
@@ -669,26 +677,52 @@ impl Pool {
         })
     }
 
-    /// Runs a call on one token, whether or not it is the least busy; for probes.
+    /// Runs a call on one token, whether or not it is the least busy.
+    ///
+    /// # Errors
+    /// [`HsmError`].
     pub(super) fn on<T: Send + 'static>(
         self: &Arc<Self>,
         at: usize,
         work: impl FnOnce(&Link, &Bench<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HsmError> {
-        let (place, link) = {
-            let mut state = self.state.lock();
-            let token = &mut state.tokens[at];
-            let Some(link) = token.link.clone().filter(|_| token.health == Health::Up) else {
-                let why = token.last_error.clone().unwrap_or_else(|| "it is not open".into());
-                let waiting = token.health == Health::Waiting;
-                return Err(if waiting { HsmError::NoPin } else { HsmError::Unavailable(why.into()) });
-            };
-            token.busy += 1;
-            (self.new_place(at), link)
-        };
+        let (place, link) = self.place_at(at)?;
         self.run(place, link, None, self.settings.timeout, work).map_err(|outcome| match outcome {
             Outcome::Answer(error) | Outcome::Lost(error) => error,
         })
+    }
+
+    /// Runs a probe on one token. A token that does not pass is taken out, unless what it lacks is its operator's to mend. One that
+    /// is out already is left to the watch: its next time comes no later because somebody asks.
+    ///
+    /// # Errors
+    /// [`HsmError`].
+    pub(super) fn probe(
+        self: &Arc<Self>,
+        at: usize,
+        work: impl FnOnce(&Link, &Bench<'_>) -> Result<(), Fault> + Send + 'static,
+    ) -> Result<(), HsmError> {
+        let (place, link) = self.place_at(at)?;
+        self.run(place, link.clone(), None, self.settings.timeout, work).map_err(|outcome| match outcome {
+            Outcome::Answer(error) if !matches!(error, HsmError::Setup { .. }) => {
+                self.take_out_if(at, &link, &error);
+                error
+            }
+            Outcome::Answer(error) | Outcome::Lost(error) => error,
+        })
+    }
+
+    /// A place at this token, if it is up.
+    fn place_at(self: &Arc<Self>, at: usize) -> Result<(Place, Arc<Link>), HsmError> {
+        let mut state = self.state.lock();
+        let token = &mut state.tokens[at];
+        let Some(link) = token.link.clone().filter(|_| token.health == Health::Up) else {
+            let why = token.last_error.clone().unwrap_or_else(|| "it is not open".into());
+            let waiting = token.health == Health::Waiting;
+            return Err(if waiting { HsmError::NoPin } else { HsmError::Unavailable(why.into()) });
+        };
+        token.busy += 1;
+        Ok((self.new_place(at), link))
     }
 
     fn new_place(self: &Arc<Self>, token: usize) -> Place {
@@ -800,11 +834,7 @@ impl Pool {
             Err(Outcome::Lost(HsmError::Unavailable(no_result.into())))
         });
         if let Err(Outcome::Lost(error)) = &outcome {
-            let current = self.state.lock().tokens[at].link.as_ref().is_some_and(|now| Arc::ptr_eq(now, &link));
-            // Another call may have taken it out, and it may be back.
-            if current {
-                self.take_out(at, error);
-            }
+            self.take_out_if(at, &link, error);
         }
         outcome
     }
@@ -814,11 +844,6 @@ impl Pool {
         self.references.lock().remove(&id);
         let links: Vec<_> = self.state.lock().tokens.iter().filter_map(|token| token.link.clone()).collect();
         links.iter().for_each(|link| link.forget(id));
-    }
-
-    /// Takes a token out that has failed a probe.
-    pub(super) fn fail(&self, at: usize, error: &HsmError) {
-        self.take_out(at, error);
     }
 
     pub(super) fn status(&self) -> Vec<TokenStatus> {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
-use cryptoki::error::Error;
+use cryptoki::error::{Error, RvError};
 use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
@@ -12,7 +12,7 @@ use super::HsmError;
 use super::profile::{Kdf, Oaep};
 use super::rsa::RsaKey;
 use super::settings::HsmSettings;
-use super::work::{Bench, Fault, Rules};
+use super::work::{Bench, Fault, Rules, is_lost};
 
 /// An RSA key of this process's own, to which throwaway secrets are encrypted.
 struct Pair {
@@ -55,6 +55,10 @@ pub(super) fn run(
     for kdf in settings.kdf.map_or_else(|| Kdf::ALL.to_vec(), |one| vec![one]) {
         match Bench::new(&fresh()?, rules).test_wrapping(kdf) {
             Ok(()) => kdfs.push(kdf),
+            // It is away, which says nothing about what it can do.
+            Err(Fault::Token(error, _)) if is_lost(&error) || is_of_device(&error) => {
+                return Err(HsmError::Unavailable(error.into()));
+            }
             Err(fault) => {
                 let error = told(fault);
                 tracing::debug!(
@@ -104,6 +108,11 @@ fn test_oaep(session: &Session, rules: &Rules, oaep: Oaep) -> Result<(), HsmErro
     let mut plain = Zeroizing::new(vec![0; pair.private.min_output_size()]);
     let opened = pair.private.decrypt(&OAEP_SHA256_MGF1SHA256, &wrapped, &mut plain, None).map(|plain| plain.len());
     if opened == Ok(32) { Ok(()) } else { Err(HsmError::Unavailable("what it encrypts does not open".into())) }
+}
+
+/// What no token says of a mechanism that it lacks.
+fn is_of_device(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(RvError::DeviceError, _))
 }
 
 /// A fault of a session in which nothing of a caller's was at stake.

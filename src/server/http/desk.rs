@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use zeroize::Zeroizing;
 
 use super::answer::{self, Answer};
-use super::routes::{BodyError, body, fold};
+use super::routes::{BodyError, body, drain, fold};
 use super::{Answering, Handler, Peer};
 use crate::api::ErrorBody;
 
@@ -42,15 +44,15 @@ pub trait Desk: Send + Sync + 'static {
 pub struct AtDesk<D>(pub D);
 
 impl<D: Desk> AtDesk<D> {
-    async fn said(&self, peer: &Peer, request: Request<hyper::body::Incoming>) -> Said {
+    async fn said(&self, peer: &Peer, request: &Parts, incoming: &mut Incoming) -> Said {
         // The original refuses all but the host itself; our listeners are bound to loopback, and a Unix socket's peer counts as it.
         if !peer.address.to_canonical().is_loopback() {
             return Said::No(403, "Forbidden".into());
         }
-        let path = fold(request.uri().path());
-        match *request.method() {
-            Method::GET if request.uri().query().is_none() => self.0.get(&path).await,
-            Method::PUT => match body(request.into_body(), MOST, TIME).await {
+        let path = fold(request.uri.path());
+        match request.method {
+            Method::GET if request.uri.query().is_none() => self.0.get(&path).await,
+            Method::PUT => match body(incoming, MOST, TIME).await {
                 Ok(bytes) => self.0.put(peer.address, &path, bytes).await,
                 Err(BodyError::TooLarge) => Said::No(413, "Content Too Large".into()),
                 Err(BodyError::Slow | BodyError::Broken) => Said::No(400, "Bad parameters".into()),
@@ -62,10 +64,16 @@ impl<D: Desk> AtDesk<D> {
 }
 
 impl<D: Desk> Handler for AtDesk<D> {
-    fn handle(self: Arc<Self>, peer: Peer, request: Request<hyper::body::Incoming>) -> Answering {
+    fn handle(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Answering {
         Box::pin(async move {
             // A task of its own: what was begun is ended though the caller hangs up, and a panic ends nothing else.
-            let said = tokio::spawn(async move { self.said(&peer, request).await }).await;
+            let task = async move {
+                let (request, mut incoming) = request.into_parts();
+                let said = self.said(&peer, &request, &mut incoming).await;
+                drain(&mut incoming, &request.headers).await;
+                said
+            };
+            let said = tokio::spawn(task).await;
             told(said.unwrap_or_else(|error| {
                 tracing::error!(panicked = error.is_panic(), "a request of the host failed inside");
                 Said::No(500, "Internal Server Error".into())

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -20,8 +21,9 @@ use crate::server::identity::Presented;
 
 /// Most lines of one header that are looked at.
 const MAX_LINES: usize = 32;
-/// How much of a body that is too large is read for politeness' sake, in bytes.
+/// How much of a body that nobody wants is read for politeness' sake, in bytes, and for how long.
 const MAX_DROPPED: usize = 1 << 20;
+const DRAIN: Duration = Duration::from_secs(2);
 /// When to come again to a node that is not well, in seconds.
 const LATER: u64 = 5;
 
@@ -173,37 +175,48 @@ pub fn presented(peer: &Peer, headers: &HeaderMap) -> Presented {
     }
 }
 
-/// A body, within its limits of size and time. Of one that is too large some more is read and dropped: who still writes would not see the
-/// answer when the connection is closed.
+/// A body, within its limits of size and time.
 ///
 /// # Errors
 /// [`BodyError`].
-pub async fn body(mut body: Incoming, most: usize, time: Duration) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+pub async fn body(body: &mut Incoming, most: usize, time: Duration) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > most {
+        return Err(BodyError::TooLarge);
+    }
     // All of what is announced at once: growth would leave copies behind, and a body may hold a PIN.
-    let (mut collected, mut dropped) = (Zeroizing::new(Vec::with_capacity(announced.min(most))), 0);
-    let mut too_large = announced > most;
+    let mut collected = Zeroizing::new(Vec::with_capacity(announced));
     let collect = async {
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-            too_large |= collected.len() + data.len() > most;
-            if !too_large {
-                collected.extend_from_slice(&data);
-                continue;
+            if collected.len() + data.len() > most {
+                return Err(BodyError::TooLarge);
             }
-            dropped += data.len();
-            if dropped > MAX_DROPPED {
-                break;
-            }
+            collected.extend_from_slice(&data);
         }
         Ok(())
     };
     let outcome = tokio::time::timeout(time, collect).await;
-    match outcome {
-        _ if too_large => Err(BodyError::TooLarge),
-        Err(_) => Err(BodyError::Slow),
-        Ok(outcome) => outcome.map(|()| collected),
+    outcome.unwrap_or(Err(BodyError::Slow)).map(|()| collected)
+}
+
+/// Reads some of what is left of a body and drops it, within limits: who still writes would not see the answer when the stream is
+/// reset or the connection closed. Not for a client that waits to be told whether to send it at all (RFC 9110, section 10.1.1).
+pub async fn drain(body: &mut Incoming, headers: &HeaderMap) {
+    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
+        return;
     }
+    let read = async {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.data_ref().map_or(0, Bytes::len);
+            if dropped > MAX_DROPPED {
+                break;
+            }
+        }
+    };
+    // Late: then it is closed all the same.
+    let _ = tokio::time::timeout(DRAIN, read).await;
 }
 
 /// Why there is no body.
@@ -224,11 +237,11 @@ impl<C: Calls> Api<C> {
         Api { calls, limits, options, document, in_flight }
     }
 
-    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>, id: String) -> Answer {
-        let path = fold(request.uri().path());
-        let route = route(&path).filter(|_| request.uri().query().is_none());
+    async fn answer(&self, peer: &Peer, request: &Parts, incoming: &mut Incoming, id: &str) -> Answer {
+        let path = fold(request.uri.path());
+        let route = route(&path).filter(|_| request.uri.query().is_none());
         let Some(route) = route else { return answer::refusal(Refusal::NotFound, None) };
-        let method = request.method();
+        let method = &request.method;
         if self.options && method == Method::OPTIONS {
             return options(route);
         }
@@ -237,16 +250,16 @@ impl<C: Calls> Api<C> {
             let allowed = if self.options { format!("{}, OPTIONS", route.method()) } else { route.method().to_owned() };
             return answer::with(answer, header::ALLOW, &allowed);
         }
-        let shown = presented(&peer, request.headers());
+        let shown = presented(peer, &request.headers);
         let outcome = match route {
             Route::OpenApi => return answer::typed(StatusCode::OK, "application/json", self.document),
             Route::PublicSigningKey => {
-                self.calls.public_signing_key(&shown, &id).await.map(|key| answer::json(StatusCode::OK, &key))
+                self.calls.public_signing_key(&shown, id).await.map(|key| answer::json(StatusCode::OK, &key))
             }
             Route::SigningKeys => {
-                self.calls.signing_keys(&shown, &id).await.map(|keys| answer::json(StatusCode::OK, &keys))
+                self.calls.signing_keys(&shown, id).await.map(|keys| answer::json(StatusCode::OK, &keys))
             }
-            Route::Call(operation, instance) => self.call(&shown, operation, instance, request.into_body(), &id).await,
+            Route::Call(operation, instance) => self.call(&shown, operation, instance, incoming, id).await,
         };
         outcome.unwrap_or_else(|refused| answer::refusal(refused.refusal, refused.retry_after))
     }
@@ -256,7 +269,7 @@ impl<C: Calls> Api<C> {
         shown: &Presented,
         operation: Operation,
         instance: &str,
-        incoming: Incoming,
+        incoming: &mut Incoming,
         id: &str,
     ) -> Result<Answer, Refused> {
         let admitted = self.calls.admit(shown, operation, instance, id).await?;
@@ -306,7 +319,13 @@ impl<C: Calls> Handler for Api<C> {
             let (api, of_task, counted) = (Arc::clone(&self), id.clone(), InFlight::new(&self));
             let task = tokio::spawn(async move {
                 let _while_it_lives = (permit, counted);
-                api.answer(peer, request, of_task).await
+                let (request, mut incoming) = request.into_parts();
+                let answer = api.answer(&peer, &request, &mut incoming, &of_task).await;
+                // Who was slow has had his time.
+                if answer.status() != StatusCode::REQUEST_TIMEOUT {
+                    drain(&mut incoming, &request.headers).await;
+                }
+                answer
             });
             let answer = match tokio::time::timeout(self.limits.request_time, task).await {
                 Ok(Ok(answer)) => answer,
