@@ -175,7 +175,8 @@ pub fn in_child(test: &str, body: impl FnOnce(&SoftHsm)) {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         text.contains("1 passed"),
-        "{test} in its own process: {text}\n{}",
+        "{test} in its own process ({}): {text}\n{}",
+        output.status,
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(output.status.success(), "{test} in its own process ended badly: {}", output.status);

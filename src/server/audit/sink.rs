@@ -20,7 +20,7 @@ use crate::server::state::LogName;
 /// How long one request to a store may take.
 const REQUEST: Duration = Duration::from_secs(15);
 /// What names of files begin with that are still being written.
-const UNFINISHED: &str = ".new-";
+pub(super) const UNFINISHED: &str = ".new-";
 /// After this time a file that is still being written is left over from a node that died.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
 

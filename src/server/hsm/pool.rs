@@ -469,7 +469,7 @@ impl Pool {
     /// Puts a token that has been opened to work, or takes it out.
     fn note_opened(&self, at: usize, attempt: u64, opened: Result<Link, NotOpen>) -> (Login, Result<(), HsmError>) {
         let mut state = self.state.lock();
-        let closed = state.closed;
+        let (closed, has_pin) = (state.closed, state.pin.is_some());
         if matches!(&opened, Err(NotOpen { login: Login::Refused, .. })) && state.tokens[at].pin.is_none() {
             state.refused = true;
         }
@@ -505,7 +505,10 @@ impl Pool {
                 if token.health != Health::Up || latest {
                     gone.0 = token.link.take();
                     gone.1 = std::mem::take(&mut token.idle);
-                    if matches!(error, HsmError::NoPin) {
+                    if matches!(error, HsmError::NoPin) && (token.pin.is_some() || has_pin) {
+                        // It has come while this attempt was under way.
+                        token.health = Health::Down { again: Instant::now(), pause: FIRST_PAUSE };
+                    } else if matches!(error, HsmError::NoPin) {
                         token.health = Health::Waiting;
                     } else {
                         token.fail(&self.tokens[at].name, &error);
