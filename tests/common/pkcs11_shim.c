@@ -24,6 +24,9 @@ struct list {
 static struct list *real, ours;
 static const char *directory;
 
+/* Calls under way. */
+static _Atomic int inside;
+
 /* Where orders are: a place of its own for each of several shims in one process, else as the environment says. */
 #ifndef CONTROL
 #define CONTROL getenv("ENVELOPEFS_TEST_SHIM")
@@ -64,13 +67,20 @@ static W call(int at, const char *name, W a, W b, W c, W d, W e, W f, W g, W h)
 {
     char order[64];
     note(name);
+    /* The module may then do anything: PKCS#11, C_Finalize. */
+    if (inside++ && !strcmp(name, "C_Finalize"))
+        note("C_Finalize beside another call");
     while (ordered(name, order, sizeof order) && !strcmp(order, "hang"))
         usleep(20000);
     int is = ordered(name, order, sizeof order);
-    int garbage = is && !strcmp(order, "garbage"), zero = is && !strcmp(order, "zero");
-    if (is && !garbage && !zero)
-        return strtoul(order, NULL, 0);
-    W result = real->function[at](a, b, c, d, e, f, g, h);
+    int garbage = is && !strcmp(order, "garbage"), zero = is && !strcmp(order, "zero"), slow = is && !strcmp(order, "slow");
+    if (slow)
+        usleep(300000);
+    int instead = is && !garbage && !zero && !slow;
+    W result = instead ? strtoul(order, NULL, 0) : real->function[at](a, b, c, d, e, f, g, h);
+    inside--;
+    if (instead)
+        return result;
     /* C_Encrypt, C_Decrypt, C_Sign: output and its length are the fourth and fifth arguments. */
     if (result == OK && d && garbage)
         *(unsigned char *)d ^= 1;

@@ -135,7 +135,7 @@ impl SoftHsm {
         self.dir.join("shim")
     }
 
-    /// From now on a function, by its name `C_Decrypt`, does not do its work: `hang`, `garbage` (one bit of its output is wrong), `zero` (its
+    /// From now on a function, by its name `C_Decrypt`, does not do its work: `hang`, `slow`, `garbage` (one bit of its output is wrong), `zero` (its
     /// output is), or a return value as a number. An empty order ends it, a hanging call included.
     pub fn order(&self, function: &str, order: &str) {
         self.order_to("shim", function, order);

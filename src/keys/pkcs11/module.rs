@@ -1,12 +1,15 @@
 //! Loaded PKCS#11 modules, one of each in a process.
 //!
 //! C_Initialize and C_Finalize are for the whole process, so users of a module are counted: the first initialises, the last finalises, which ends
-//! sessions, logins and the module's threads. A library is never unloaded: many leave handlers behind that run at exit. Nothing may be
+//! sessions, logins and the module's threads. No call may be under way in a module that is finalised (PKCS#11 3.1, section 5.4: the behaviour is
+//! undefined; SoftHSM frees what a C_CloseSession still works on), so those who call from several threads hold [leases](Lease), and a restart
+//! waits for none of them: it is refused. A library is never unloaded: many leave handlers behind that run at exit. Nothing may be
 //! loaded before a fork: a child has no right to the module's state (PKCS#11, section 5.4).
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -17,9 +20,14 @@ use crate::keys::ProviderError;
 /// Modules by their canonical path. The lock is held over C_Initialize and C_Finalize, which must not meet.
 static MODULES: Mutex<BTreeMap<PathBuf, Loaded>> = Mutex::new(BTreeMap::new());
 
+/// How many may be calling a module at any time. Locked for the time of a restart, so after [`MODULES`], and by whoever begins or ends, who needs
+/// nothing else: one module that hangs holds up no other.
+type Leases = Arc<Mutex<usize>>;
+
 struct Loaded {
     pkcs11: Pkcs11,
     users: usize,
+    leases: Leases,
     /// We initialised it, so we may finalise it.
     ours: bool,
 }
@@ -28,6 +36,16 @@ struct Loaded {
 pub(crate) struct Module {
     path: PathBuf,
     pkcs11: Pkcs11,
+    leases: Leases,
+}
+
+/// Leave to call a module: it is not restarted before this is dropped, which comes after the last call and the end of every session.
+pub(crate) struct Lease(Leases);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+    }
 }
 
 impl Module {
@@ -50,7 +68,7 @@ impl Module {
         let mut modules = MODULES.lock();
         if !modules.contains_key(&canonical) {
             let pkcs11 = Pkcs11::new(&canonical).map_err(cannot_load)?;
-            modules.insert(canonical.clone(), Loaded { pkcs11, users: 0, ours: false });
+            modules.insert(canonical.clone(), Loaded { pkcs11, users: 0, leases: Leases::default(), ours: false });
         }
         let loaded = modules.get_mut(&canonical).ok_or_else(|| cannot_load(Error::InvalidValue))?;
         if loaded.users == 0 {
@@ -68,24 +86,35 @@ impl Module {
             };
         }
         loaded.users += 1;
-        Ok(Module { path: canonical, pkcs11: loaded.pkcs11.clone() })
+        Ok(Module { path: canonical, pkcs11: loaded.pkcs11.clone(), leases: loaded.leases.clone() })
     }
 
     pub(crate) fn pkcs11(&self) -> &Pkcs11 {
         &self.pkcs11
     }
 
+    /// Waits while the module is being restarted.
+    pub(crate) fn lease(&self) -> Lease {
+        *self.leases.lock() += 1;
+        Lease(self.leases.clone())
+    }
+
     /// Finalises and initialises it anew, for modules that find a returned token no other way; not while others use it. Whoever calls
-    /// has no session any more.
-    pub(crate) fn restart(&self) {
+    /// has no session any more, and no lease. Says whether it was done.
+    pub(crate) fn restart(&self) -> bool {
         let mut modules = MODULES.lock();
-        if let Some(loaded) = modules.get_mut(&self.path).filter(|loaded| loaded.users == 1 && loaded.ours) {
-            let _ = loaded.pkcs11.clone().finalize();
-            let args = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
-            if let Err(error) = loaded.pkcs11.initialize(args) {
-                tracing::warn!(module = %self.path.display(), %error, "the PKCS#11 module does not start again");
-            }
+        let alone = |loaded: &&mut Loaded| loaded.users == 1 && loaded.ours;
+        let Some(loaded) = modules.get_mut(&self.path).filter(alone) else { return false };
+        let leases = self.leases.lock();
+        if *leases > 0 {
+            return false;
         }
+        let _ = loaded.pkcs11.clone().finalize();
+        let args = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        if let Err(error) = loaded.pkcs11.initialize(args) {
+            tracing::warn!(module = %self.path.display(), %error, "the PKCS#11 module does not start again");
+        }
+        true
     }
 }
 

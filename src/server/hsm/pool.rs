@@ -29,7 +29,7 @@ use super::threads::{NoResult, Threads};
 use super::work::{Bench, Fault, Meaning, Rules, is_lost, is_of_blob};
 use super::{HsmError, KeyId, TokenStatus, selftest};
 use crate::api::signature::SigningKey;
-use crate::keys::pkcs11::module::Module;
+use crate::keys::pkcs11::module::{Lease, Module};
 use crate::keys::pkcs11::uri::Uri;
 
 /// Calls of one token that may be away without an answer.
@@ -99,7 +99,7 @@ enum Reference {
 struct TokenState {
     health: Health,
     link: Option<Arc<Link>>,
-    /// Sessions of `link` that nobody uses.
+    /// Sessions of `link` that nobody uses. They end before it, with which the lease of the module does.
     idle: Vec<Session>,
     busy: usize,
     away: usize,
@@ -149,6 +149,8 @@ pub(super) struct Link {
     sessions: usize,
     name: String,
     pool: Weak<Pool>,
+    // Last but the module: it ends when the anchor is closed.
+    _lease: Lease,
     _module: Arc<Module>,
 }
 
@@ -176,6 +178,13 @@ pub(super) enum Login {
     Refused,
     /// It was held back: the next wrong one would lock the token, or it is locked.
     Withheld,
+}
+
+/// What a token had when it was taken out, in the order in which it is to be dropped; not under the lock, since the module closes the sessions.
+#[derive(Default)]
+struct Gone {
+    _idle: Vec<Session>,
+    _link: Option<Arc<Link>>,
 }
 
 /// A call's place at a token; given back when it is dropped, on whatever thread.
@@ -479,11 +488,12 @@ impl Pool {
         if latest {
             token.opening = None;
         }
-        let mut gone = (None, Vec::new(), None);
+        let mut gone = Gone::default();
+        let mut late = None;
         let outcome = match opened {
             // Another attempt has been faster.
             Ok(link) if token.health == Health::Up || closed => {
-                gone.2 = Some(link);
+                late = Some(link);
                 (Login::Taken, Ok(()))
             }
             Ok(link) => {
@@ -497,14 +507,13 @@ impl Pool {
                 token.limit = link.sessions;
                 token.health = Health::Up;
                 token.last_error = None;
-                gone.0 = token.link.replace(Arc::new(link));
-                gone.1 = std::mem::take(&mut token.idle);
+                gone = token.give_up();
+                token.link = Some(Arc::new(link));
                 (Login::Taken, Ok(()))
             }
             Err(NotOpen { error, login }) => {
                 if token.health != Health::Up || latest {
-                    gone.0 = token.link.take();
-                    gone.1 = std::mem::take(&mut token.idle);
+                    gone = token.give_up();
                     if matches!(error, HsmError::NoPin) && (token.pin.is_some() || has_pin) {
                         // It has come while this attempt was under way.
                         token.health = Health::Down { again: Instant::now(), pause: FIRST_PAUSE };
@@ -528,7 +537,7 @@ impl Pool {
         self.changed.notify_all();
         self.down.notify_all();
         // Sessions are closed by the module, so not under the lock.
-        drop(gone);
+        drop((gone, late));
         outcome
     }
 
@@ -537,14 +546,18 @@ impl Pool {
         let token = &self.tokens[at];
         let not = |error: HsmError| NotOpen { error, login: Login::Untried };
         let pkcs11 = token.module.pkcs11().clone();
-        let (slot, info) = match find_token(&pkcs11, token) {
-            Err(HsmError::Unavailable(_)) if self.may_restart(at) => {
-                // It was away, and the module may keep on thinking so.
-                token.module.restart();
-                find_token(&pkcs11, token).map_err(not)?
+        let mut lease = token.module.lease();
+        let mut found = find_token(&pkcs11, token);
+        if matches!(found, Err(HsmError::Unavailable(_))) {
+            // It was away, and the module may keep on thinking so.
+            drop(lease);
+            let restarted = self.restart(at);
+            lease = token.module.lease();
+            if restarted {
+                found = find_token(&pkcs11, token);
             }
-            found => found.map_err(not)?,
-        };
+        }
+        let (slot, info) = found.map_err(not)?;
         let writable = self.rules.temporary.is_some();
         let failed = |error: Error| not(HsmError::Unavailable(error.into()));
         let anchor = if writable { pkcs11.open_rw_session(slot) } else { pkcs11.open_ro_session(slot) };
@@ -568,6 +581,7 @@ impl Pool {
             .clamp(1, self.settings.sessions),
             name: token.name.clone(),
             pool: Arc::downgrade(self),
+            _lease: lease,
             _module: token.module.clone(),
         };
         let first = self.state.lock().tokens[at].kdfs.is_none();
@@ -577,28 +591,29 @@ impl Pool {
         Ok(link)
     }
 
-    /// Whether a module may be finalised: nobody has a session with any of its tokens.
-    fn may_restart(&self, at: usize) -> bool {
+    /// Restarts a token's module unless another of its tokens is in use, a call is under way, or an attempt to open one: all of them hold leases.
+    fn restart(&self, at: usize) -> bool {
+        let module = &self.tokens[at].module;
         let mut state = self.state.lock();
-        let same =
-            |(other, _): &(usize, &mut TokenState)| Arc::ptr_eq(&self.tokens[*other].module, &self.tokens[at].module);
+        let mut tokens =
+            state.tokens.iter_mut().zip(&self.tokens).filter(|(_, token)| Arc::ptr_eq(&token.module, module));
         let mut gone = Vec::new();
-        let free = state.tokens.iter_mut().enumerate().filter(same).all(|(other, token)| {
-            if token.health != Health::Up {
-                gone.push((token.link.take(), std::mem::take(&mut token.idle)));
+        let all_down = tokens.all(|(state, _)| {
+            let down = state.health != Health::Up;
+            if down {
+                gone.push(state.give_up());
             }
-            let quiet = token.busy == 0 && token.away == 0 && token.attempts <= usize::from(other == at);
-            token.health != Health::Up && quiet
+            down
         });
         drop(state);
         drop(gone);
-        free
+        all_down && module.restart()
     }
 
     fn take_out(&self, at: usize, error: &HsmError) {
         let mut state = self.state.lock();
         let token = &mut state.tokens[at];
-        let gone = (token.link.take(), std::mem::take(&mut token.idle));
+        let gone = token.give_up();
         token.fail(&self.tokens[at].name, error);
         drop(state);
         self.changed.notify_all();
@@ -619,8 +634,7 @@ impl Pool {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let take = |token: &mut TokenState| (token.link.take(), std::mem::take(&mut token.idle));
-        let gone: Vec<_> = state.tokens.iter_mut().map(take).collect();
+        let gone: Vec<_> = state.tokens.iter_mut().map(TokenState::give_up).collect();
         drop(state);
         self.down.notify_all();
         let _ = self.threads.run(FAREWELL, move || drop(gone));
@@ -883,6 +897,11 @@ impl Place {
 }
 
 impl TokenState {
+    /// Takes its link and what belongs to it.
+    fn give_up(&mut self) -> Gone {
+        Gone { _idle: std::mem::take(&mut self.idle), _link: self.link.take() }
+    }
+
     /// Whether it is about to be opened, or is being opened.
     fn is_coming(&self) -> bool {
         match self.health {

@@ -476,6 +476,24 @@ own_process!(a_token_that_was_away_is_logged_in_again, |softhsm| {
     hsm.cluster.probe().unwrap();
 });
 
+// SoftHSM frees at C_Finalize what a C_CloseSession still works on: its heap was destroyed, once in many runs.
+own_process!(a_module_is_not_restarted_while_its_sessions_are_being_closed, |softhsm| {
+    let directory = softhsm.token("a");
+    let mut settings = testing::settings(softhsm, "a");
+    settings.tokens[0].module = softhsm.shim_called("a");
+    let hsm = Hsm::with(&settings);
+    let kept = Kept::new(&hsm);
+    softhsm.order_to("a", "C_CloseSession", "slow");
+    let away = softhsm.dir().join("away");
+    std::fs::rename(&directory, &away).unwrap();
+    assert!(kept.decrypt(&hsm.cluster).is_err());
+    wait("it is looked for in a module that begins anew", || softhsm.calls_of("a", "C_Finalize") > 0);
+    softhsm.order_to("a", "C_CloseSession", "");
+    std::fs::rename(&away, &directory).unwrap();
+    wait("it comes back", || kept.decrypt(&hsm.cluster).is_ok_and(|secret| secret == kept.secret));
+    assert_eq!(softhsm.calls_of("a", "C_Finalize beside another call"), 0);
+});
+
 own_process!(a_pin_that_is_refused_is_not_sent_again, |softhsm| {
     let mut settings = two(softhsm);
     settings.pin = None;
