@@ -69,6 +69,25 @@ impl TryFrom<Base64> for ClientNonce {
     }
 }
 
+/// What the server made up so that evidence can only be for one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Base64", into = "Base64")]
+pub struct Challenge(pub [u8; 32]);
+
+impl From<Challenge> for Base64 {
+    fn from(challenge: Challenge) -> Self {
+        Base64(challenge.0.to_vec())
+    }
+}
+
+impl TryFrom<Base64> for Challenge {
+    type Error = &'static str;
+
+    fn try_from(bytes: Base64) -> Result<Self, &'static str> {
+        bytes.0.try_into().map(Challenge).map_err(|_| "a challenge has 32 bytes")
+    }
+}
+
 /// The name of a machine, which owns secrets: 1 to 64 letters, digits, `.`, `_` and `-`, of which the first is a letter or digit. Without
 /// `volume_uuid` in it, so that the original's associated data, names and values in a row, says one thing only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -295,6 +314,35 @@ pub struct ConvertRequest {
     /// Asks for a context signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_nonce: Option<ClientNonce>,
+}
+
+/// Answer to `POST encryption/{instance}/challenge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChallengeAnswer {
+    /// For one call of this instance.
+    pub challenge: Challenge,
+    /// Until when, RFC 3339.
+    pub expires_at: String,
+}
+
+/// What any of the three requests may hold besides.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WithEvidence {
+    /// What the caller's secure processor says, for a tenant who demands it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Evidence>,
+}
+
+/// An SEV-SNP report for one call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The challenge that it answers.
+    pub challenge: Challenge,
+    /// The report as the processor gave it, with [`report_data`](canonical::AttestedCall::report_data) in it.
+    pub report: Base64,
+    /// The certificate of the key that signed it, and those of its authorities where that is not AMD's own chip key (VCEK): PEM, one in
+    /// DER, or the table that the host hands out.
+    pub certificates: Base64,
 }
 
 /// Answer to any of the three: generate fills all four values, decrypt the wrapped ones, convert the encrypted ones. Parsed, not verified.

@@ -1,12 +1,14 @@
 //! The texts that signatures are made over: of audit records, and of what was asked and answered.
 
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
-use super::{ClientNonce, InstanceId, Operation, Tenant, VolumeName, hex};
+use super::{Challenge, ClientNonce, InstanceId, Operation, Tenant, VolumeName, hex};
 
 /// First line of every response context.
 const RESPONSE_DOMAIN: &str = "envelopefs-keyserver/response/v1";
+/// First line of every text that an attestation report is bound by.
+const ATTESTATION_DOMAIN: &str = "envelopefs-keyserver/attestation/v1";
 /// First line of every endorsement of a signing key.
 const ENDORSEMENT_DOMAIN: &str = "envelopefs-keyserver/signing-key/v1";
 
@@ -77,8 +79,6 @@ impl ResponseContext<'_> {
     /// with `domain=`, it is no audit record's.
     pub fn text(&self) -> String {
         let text = |text: &str| hex(text.as_bytes());
-        // Empty stays empty: the hash of nothing would look like a value.
-        let hash = |bytes: &[u8]| if bytes.is_empty() { String::new() } else { hex(&Sha256::digest(bytes)) };
         [
             ("domain", RESPONSE_DOMAIN.to_owned()),
             ("operation", self.operation.word().to_owned()),
@@ -94,6 +94,53 @@ impl ResponseContext<'_> {
         ]
         .map(|(name, value)| format!("{name}={value}"))
         .join("\n")
+    }
+}
+
+/// SHA-256 in hexadecimal digits. Empty stays empty: the hash of nothing would look like a value.
+fn hash(bytes: &[u8]) -> String {
+    if bytes.is_empty() { String::new() } else { hex(&Sha256::digest(bytes)) }
+}
+
+/// What an attestation report is bound to: one call.
+#[derive(Debug, Clone, Copy)]
+pub struct AttestedCall<'a> {
+    /// What is asked.
+    pub operation: Operation,
+    /// Who asks, as in the path.
+    pub instance: &'a InstanceId,
+    /// For which volume.
+    pub volume: &'a VolumeName,
+    /// The caller's one-time key, DER; empty for convert.
+    pub rsa_wrapping_key: &'a [u8],
+    /// The sealed secret that is sent; empty for generate.
+    pub encrypted_secret: &'a [u8],
+    /// Of convert: the owner until now.
+    pub source: Option<&'a InstanceId>,
+}
+
+impl AttestedCall<'_> {
+    /// The text, made as that of a [`ResponseContext`]. The tenant is not in it: a caller need not know his, and the server gives a challenge
+    /// to one instance of one tenant.
+    pub fn text(&self, challenge: &Challenge) -> String {
+        let text = |text: &str| hex(text.as_bytes());
+        [
+            ("domain", ATTESTATION_DOMAIN.to_owned()),
+            ("operation", self.operation.word().to_owned()),
+            ("instance_id", text(self.instance.as_str())),
+            ("volume_uuid", text(&self.volume.as_str().to_ascii_lowercase())),
+            ("challenge", hex(&challenge.0)),
+            ("rsa_wrapping_key_sha256", hash(self.rsa_wrapping_key)),
+            ("encrypted_secret_sha256", hash(self.encrypted_secret)),
+            ("source_instance_id", text(self.source.map_or("", InstanceId::as_str))),
+        ]
+        .map(|(name, value)| format!("{name}={value}"))
+        .join("\n")
+    }
+
+    /// What the report must hold as REPORT_DATA: SHA-512 of the text.
+    pub fn report_data(&self, challenge: &Challenge) -> [u8; 64] {
+        Sha512::digest(self.text(challenge)).into()
     }
 }
 
@@ -179,5 +226,42 @@ mod tests {
             assert_ne!(other.text(), expected);
         }
         assert_eq!(ResponseContext { volume: &other_case, ..base }.text(), expected);
+    }
+
+    #[test]
+    fn a_report_is_bound_to_one_call_by_the_published_text() {
+        let (instance, volume) = ("i-0A".parse().unwrap(), "VOL".parse().unwrap());
+        let call = AttestedCall {
+            operation: Operation::Decrypt,
+            instance: &instance,
+            volume: &volume,
+            rsa_wrapping_key: b"key",
+            encrypted_secret: b"blob",
+            source: None,
+        };
+        let challenge = Challenge([7; 32]);
+        let text = format!(
+            "domain=envelopefs-keyserver/attestation/v1\noperation=decrypt-secret\ninstance_id=692d3041\nvolume_uuid=766f6c\nchallenge={}\n\
+             rsa_wrapping_key_sha256=2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683\n\
+             encrypted_secret_sha256=fa2c8cc4f28176bbeed4b736df569a34c79cd3723e9ec42f9674b4d46ac6b8b8\nsource_instance_id=",
+            "07".repeat(32)
+        );
+        assert_eq!(call.text(&challenge), text);
+        assert_eq!(call.report_data(&challenge)[..], Sha512::digest(text)[..]);
+        // Each part counts for itself.
+        let (other, elsewhere) = ("i-0B".parse().unwrap(), "VOL2".parse().unwrap());
+        let changed = [
+            AttestedCall { operation: Operation::Generate, ..call },
+            AttestedCall { instance: &other, ..call },
+            AttestedCall { volume: &elsewhere, ..call },
+            AttestedCall { rsa_wrapping_key: b"kex", ..call },
+            AttestedCall { encrypted_secret: b"", ..call },
+            AttestedCall { source: Some(&other), ..call },
+        ];
+        let mut all: Vec<_> = changed.iter().map(|call| call.report_data(&challenge)).collect();
+        all.extend([call.report_data(&challenge), call.report_data(&Challenge([8; 32]))]);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 8);
     }
 }

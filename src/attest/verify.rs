@@ -36,7 +36,7 @@ impl Roots {
 
     /// A root of a test's own.
     #[cfg(test)]
-    fn of_test(product: Product, root: &Certificate) -> Self {
+    pub(crate) fn of_test(product: Product, root: &Certificate) -> Self {
         Roots(vec![(product, Sha256::digest(&root.der).into())])
     }
 
@@ -355,4 +355,4 @@ impl Demands {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

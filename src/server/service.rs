@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! admit     instance id ─▶ rate of the address ─▶ identity (401, 403) ─▶ rate of the tenant ─▶ health (503)
-//! perform   body (400) ─▶ policy (403) ─▶ HSM ─▶ audit commit ─▶ answer
+//! perform   body (400) ─▶ policy, evidence (403) ─▶ HSM ─▶ audit commit ─▶ answer
 //! ```
 //!
 //! The address's rate comes first, since finding out who somebody is costs a query. From `perform` on each outcome is recorded, and nothing that
@@ -38,18 +38,25 @@ use tokio::time::Instant;
 pub use self::health::Health;
 pub use self::metrics::Metrics;
 
-use super::audit::{Audit, Caller, CallerKind, Context, Entry, Failure, Parameters, Recorded, SignError, Signer};
+use super::attestation::{self, Unattested};
+use super::audit::{
+    Audit, Caller, CallerKind, Context, Entry, Failure, Parameters, Recorded, SignError, Signer, timestamp,
+};
 use super::config::{Config, Limits};
 use super::hsm::{Cluster, CustomerKey, HsmError, KeyId, Owner, Sealed};
 use super::http::limits::{Rate, Rates, neighbourhood};
 use super::http::routes::{Calls, Refused};
 use super::identity::{Denied, Identities, Identity, Presented};
-use super::state::{CustomerKeyRecord, KeyState, LogName, SigningKeyRecord, State, StateError, TenantRecord};
+use super::state::{
+    Challenge, CustomerKeyRecord, KeyState, LogName, SigningKeyRecord, State, StateError, TenantRecord,
+};
+use crate::api::canonical::AttestedCall;
 use crate::api::signature::SigningKey;
 use crate::api::{
-    Base64, ClientNonce, ConvertRequest, DecryptRequest, GenerateRequest, InstanceId, MAX_SEALED, Operation,
-    PublicSigningKey, Refusal, SecretAnswer, Tenant, VolumeName, hex,
+    Base64, ChallengeAnswer, ClientNonce, ConvertRequest, DecryptRequest, GenerateRequest, InstanceId, MAX_SEALED,
+    Operation, PublicSigningKey, Refusal, SecretAnswer, Tenant, VolumeName, WithEvidence, hex,
 };
+use crate::attest::Roots;
 use crate::keys::ProviderError;
 
 /// Refusals that are recorded in one log: one a second, and some at once after a pause.
@@ -78,6 +85,12 @@ struct Failed {
 impl From<Refusal> for Failed {
     fn from(refusal: Refusal) -> Self {
         Failed { refusal, code: refusal.code() }
+    }
+}
+
+impl From<Unattested> for Failed {
+    fn from(unattested: Unattested) -> Self {
+        Failed { refusal: Refusal::Forbidden, code: unattested.code }
     }
 }
 
@@ -197,6 +210,7 @@ pub struct Service {
     sessions: Arc<Semaphore>,
     keys: ArcSwap<Keys>,
     sinks: Vec<String>,
+    roots: Roots,
 }
 
 impl Service {
@@ -209,6 +223,17 @@ impl Service {
         state: State,
         cluster: Arc<Cluster>,
         audit: Audit,
+    ) -> Result<Arc<Service>, StateError> {
+        Service::start_with(config, state, cluster, audit, Roots::amd()).await
+    }
+
+    /// The same, with the roots that evidence of callers has to lead to.
+    async fn start_with(
+        config: &Config,
+        state: State,
+        cluster: Arc<Cluster>,
+        audit: Audit,
+        roots: Roots,
     ) -> Result<Arc<Service>, StateError> {
         let keys = Keys::read(&state).await?;
         let service = Arc::new(Service {
@@ -223,6 +248,7 @@ impl Service {
             sessions: Arc::new(Semaphore::new(cluster.sessions().max(1))),
             keys: ArcSwap::from_pointee(keys),
             sinks: config.audit.sinks.iter().map(|sink| sink.name().to_owned()).collect(),
+            roots,
             state,
             cluster,
             audit,
@@ -342,6 +368,25 @@ impl Service {
         }
         let (_, spki) = keys.current.as_ref().ok_or(Refusal::Internal)?;
         Ok(json!({ "current": id(spki), "keys": all }))
+    }
+
+    /// Answers `POST encryption/{instance}/challenge`: for tenants who demand evidence; of the others there is no such call.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn challenge(
+        &self,
+        shown: &Presented,
+        instance: &str,
+        request_id: &str,
+    ) -> Result<ChallengeAnswer, Refused> {
+        let instance = instance.parse::<InstanceId>().map_err(|_| Refusal::BadParameters)?;
+        let identity = self.known(shown, Some(&instance), "challenge", request_id).await?;
+        let demanded = identity.policy.attestation.as_ref().ok_or(Refusal::NotFound)?;
+        let (challenge, expires_at) = (attestation::challenge(), Timestamp::now() + demanded.window());
+        let (nonce, tenant) = (challenge.0, &identity.tenant.id);
+        self.state.put_challenge(&Challenge { nonce, tenant, instance: &instance, expires_at }).await?;
+        Ok(ChallengeAnswer { challenge, expires_at: timestamp(expires_at) })
     }
 
     /// Looks whether a caller may make a call, before its body is read.
@@ -485,9 +530,10 @@ impl Service {
     pub async fn perform(&self, admitted: Admitted, body: Result<Bytes, Refusal>) -> Result<SecretAnswer, Refused> {
         let mut parameters =
             Parameters { instance_id: Some(admitted.instance.as_str().to_owned()), ..Parameters::default() };
+        let mut attestation_sha256 = None;
         let outcome = match body {
             Err(refusal) => Err(refusal.into()),
-            Ok(bytes) => self.work(&admitted, &bytes, &mut parameters).await,
+            Ok(bytes) => self.work(&admitted, &bytes, &mut parameters, &mut attestation_sha256).await,
         };
         let Admitted { identity, operation, instance, request_id, start, clock } = admitted;
         let (made, failed) = match outcome {
@@ -511,7 +557,7 @@ impl Service {
                     id: instance.as_str().to_owned(),
                     ip: identity.ip.to_string(),
                     identity: Some(identity.how),
-                    attestation_sha256: None,
+                    attestation_sha256,
                 },
                 op_start: start,
                 op_end: Timestamp::now(),
@@ -528,7 +574,13 @@ impl Service {
         }
     }
 
-    async fn work(&self, admitted: &Admitted, body: &[u8], parameters: &mut Parameters) -> Result<Made, Failed> {
+    async fn work(
+        &self,
+        admitted: &Admitted,
+        body: &[u8],
+        parameters: &mut Parameters,
+        attestation_sha256: &mut Option<[u8; 32]>,
+    ) -> Result<Made, Failed> {
         let Admitted { identity, instance, operation, .. } = admitted;
         let fields = fields(body)?;
         let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -546,12 +598,20 @@ impl Service {
             Operation::Generate => {
                 let GenerateRequest { rsa_wrapping_key, volume_uuid, client_nonce } = parse(body)?;
                 parameters.rsa_wrapping_key = Some(rsa_wrapping_key.0.clone());
+                let call = AttestedCall { rsa_wrapping_key: &rsa_wrapping_key.0, ..asked(admitted, &volume_uuid) };
+                self.attest(admitted, body, &call, parameters, attestation_sha256).await?;
                 self.generate(admitted, rsa_wrapping_key.0, volume_uuid, client_nonce).await
             }
             Operation::Decrypt => {
                 let request: DecryptRequest = parse(body)?;
                 parameters.rsa_wrapping_key = Some(request.rsa_wrapping_key.0.clone());
                 parameters.encrypted_secret = Some(request.encrypted_secret.0.clone());
+                let call = AttestedCall {
+                    rsa_wrapping_key: &request.rsa_wrapping_key.0,
+                    encrypted_secret: &request.encrypted_secret.0,
+                    ..asked(admitted, &request.volume_uuid)
+                };
+                self.attest(admitted, body, &call, parameters, attestation_sha256).await?;
                 self.decrypt(admitted, request).await
             }
             Operation::Convert => {
@@ -560,7 +620,42 @@ impl Service {
                 if !identity.policy.convert.allows(&request.source_instance_id, instance) {
                     return Err(Failed { refusal: Refusal::Forbidden, code: "convert-not-allowed" });
                 }
+                let call = AttestedCall {
+                    encrypted_secret: &request.encrypted_secret.0,
+                    source: Some(&request.source_instance_id),
+                    ..asked(admitted, &request.volume_uuid)
+                };
+                self.attest(admitted, body, &call, parameters, attestation_sha256).await?;
                 self.convert(admitted, request).await
+            }
+        }
+    }
+
+    /// Looks at a caller's evidence, if his tenant demands any. What it was, and why it does not do, goes to the record.
+    async fn attest(
+        &self,
+        admitted: &Admitted,
+        body: &[u8],
+        call: &AttestedCall<'_>,
+        parameters: &mut Parameters,
+        attestation_sha256: &mut Option<[u8; 32]>,
+    ) -> Result<(), Failed> {
+        let Admitted { identity, instance, .. } = admitted;
+        let Some(demanded) = &identity.policy.attestation else { return Ok(()) };
+        let WithEvidence { attestation } = parse(body)?;
+        let evidence = attestation.ok_or(Unattested::new("attestation-missing"))?;
+        *attestation_sha256 = Some(crate::crypto::sha256(&evidence.report.0));
+        if !self.state.take_challenge(&evidence.challenge.0, &identity.tenant.id, instance).await? {
+            return Err(Unattested::new("attestation-challenge").into());
+        }
+        match attestation::check(demanded, &evidence, call, &self.roots, Timestamp::now()) {
+            Ok(verified) => {
+                parameters.more.push(("attestation_measurement".into(), hex(&verified.report().measurement())));
+                Ok(())
+            }
+            Err(unattested) => {
+                parameters.more.extend(unattested.cause.clone().map(|cause| ("attestation_failure".into(), cause)));
+                Err(unattested.into())
             }
         }
     }
@@ -713,6 +808,15 @@ impl Calls for Arc<Service> {
         Service::perform(self, admitted, body)
     }
 
+    fn challenge(
+        &self,
+        shown: &Presented,
+        instance: &str,
+        id: &str,
+    ) -> impl Future<Output = Result<ChallengeAnswer, Refused>> + Send {
+        Service::challenge(self, shown, instance, id)
+    }
+
     fn public_signing_key(
         &self,
         shown: &Presented,
@@ -732,6 +836,13 @@ impl Calls for Arc<Service> {
     fn answered(&self, route: &'static str, status: u16, time: Duration) {
         self.metrics.called(route, status, time);
     }
+}
+
+/// What is asked, but for what only some operations have.
+fn asked<'a>(admitted: &'a Admitted, volume: &'a VolumeName) -> AttestedCall<'a> {
+    let Admitted { operation, instance, .. } = admitted;
+    let (rsa_wrapping_key, encrypted_secret): (&[u8], &[u8]) = (&[], &[]);
+    AttestedCall { operation: *operation, instance, volume, rsa_wrapping_key, encrypted_secret, source: None }
 }
 
 fn customer_key(record: CustomerKeyRecord) -> CustomerKey {

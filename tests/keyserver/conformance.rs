@@ -341,3 +341,87 @@ fn the_host_has_its_own_listener() {
         assert!(world.curl(&["--path-as-is"], path).status >= 400);
     }
 }
+
+#[test]
+fn evidence_is_demanded_and_a_report_that_was_made_for_something_else_does_not_do() {
+    const REPORT: &[u8] = include_bytes!("../fixtures/sev-snp/milan-report.bin");
+    const VCEK: &[u8] = include_bytes!("../fixtures/sev-snp/milan-vcek.der");
+    let mut world = World::new();
+    world.serve();
+    let rsa = world.one_time_key("rsa", 2048);
+    let challenge = || world.curl(&["-d", ""], &format!("encryption/{INSTANCE}/challenge"));
+    assert_eq!(challenge().status, 404, "nobody demands any");
+
+    let measurement = envelopefs::api::hex(&REPORT[0x90..0xC0]);
+    let (good, wrong) = (
+        json!({"measurements": [measurement], "allow_version_2": true}),
+        json!({"measurements": [measurement], "measurement": 1}),
+    );
+    let demand = |policy: &Value| {
+        let file = world.write("attestation.json", policy.to_string());
+        world.verb(&["tenant", "set", TENANT, "--attestation", file.to_str().unwrap()]).status.code()
+    };
+    assert_eq!(demand(&wrong), Some(2));
+    assert_eq!(demand(&json!({})), Some(2), "nobody would be let in");
+    assert_eq!(demand(&good), Some(0));
+
+    let encode = |bytes: &[u8]| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes);
+    let call = |challenge: Option<&str>| {
+        let mut body = json!({"rsa_wrapping_key": rsa, "volume_uuid": VOLUME});
+        if let Some(challenge) = challenge {
+            let (report, certificates) = (encode(REPORT), encode(VCEK));
+            body["attestation"] = json!({"challenge": challenge, "report": report, "certificates": certificates});
+        }
+        let answer = world.call(INSTANCE, INSTANCE, "generate", &body);
+        is_well_formed(&answer);
+        let code = world.log_of(TENANT).last().unwrap()["failure_code"].as_str().unwrap_or_default().to_owned();
+        (answer.status, answer.body, code)
+    };
+    let given = challenge();
+    is_well_formed(&given);
+    let given = text(&given, "challenge");
+    let (_, forbidden, _) = call(None);
+    for (challenge, code) in [
+        (None, "attestation-missing"),
+        (Some(given.as_str()), "attestation-report-data"),
+        (Some(given.as_str()), "attestation-challenge"),
+    ] {
+        assert_eq!(call(challenge), (403, forbidden.clone(), code.into()));
+    }
+    let record = world.log_of(TENANT).pop().unwrap();
+    assert!(record["caller"]["attestation_sha256"].is_string(), "{record}");
+    assert!(world.judge() > 3);
+    world.succeed(&["tenant", "set", TENANT, "--attestation", "none"]);
+    assert_eq!(call(None).0, 200);
+}
+
+#[test]
+fn a_machine_computes_its_report_data_as_the_manual_says() {
+    let world = World::new();
+    world.one_time_key("rsa", 2048);
+    let der = world.openssl(&["rsa", "-in", "rsa", "-pubout", "-outform", "DER"]).stdout;
+    world.write("key.der", &der);
+    let manual = include_str!("../../contrib/keyserver/README.md");
+    let lines = manual.lines().skip_while(|line| !line.starts_with("data=$("));
+    let end = |line: &&str| !line.contains("sha512");
+    let count = lines.clone().take_while(end).count() + 1;
+    let script = format!(
+        "hex() {{ od -An -v -tx1 | tr -d ' \\n'; }}\n{}\nprintf %s \"$data\"",
+        lines.take(count).collect::<Vec<_>>().join("\n")
+    );
+    let challenge = envelopefs::api::Challenge([0xfb; 32]);
+    let encoded = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, challenge.0);
+    let mut shell = Command::new("bash");
+    shell.args(["-euc", &script]).current_dir(world.path(""));
+    let said = shell.env("id", INSTANCE).env("volume", "Volume-1").env("challenge", encoded).output().unwrap();
+    let call = envelopefs::api::canonical::AttestedCall {
+        operation: envelopefs::api::Operation::Generate,
+        instance: &INSTANCE.parse().unwrap(),
+        volume: &"VOLUME-1".parse().unwrap(),
+        rsa_wrapping_key: &der,
+        encrypted_secret: &[],
+        source: None,
+    };
+    let expected = envelopefs::api::hex(&call.report_data(&challenge));
+    assert_eq!(String::from_utf8_lossy(&said.stdout), expected, "{}", told(&said));
+}

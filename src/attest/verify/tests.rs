@@ -9,7 +9,8 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PSS_SHA384, RsaKeyPair};
 use x509_cert::certificate::{TbsCertificate, Version};
 use x509_cert::der::asn1::{Any, BitString, Ia5StringRef, OctetString, UtcTime};
-use x509_cert::der::{Encode, asn1::Null};
+use x509_cert::der::pem::LineEnding;
+use x509_cert::der::{Encode, EncodePem, asn1::Null};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::name::Name;
@@ -307,6 +308,38 @@ fn sign(draft: &Draft, (algorithm, key): (AlgorithmIdentifierOwned, Vec<u8>), by
     let signature = BitString::from_bytes(&signature).unwrap();
     let x509 = x509_cert::Certificate { tbs_certificate, signature_algorithm: pss, signature };
     Certificate::from_der(&x509.to_der().unwrap()).unwrap()
+}
+
+/// A chip with a guest, and the certificates of its vendor, for tests of those to whom reports are shown.
+pub(crate) struct Chip {
+    vendor: Vendor,
+    machine: Machine,
+    endorsement: Endorsement,
+}
+
+impl Chip {
+    pub(crate) fn new(product: Product, machine: Machine) -> Chip {
+        let vendor = Vendor::new(product, false);
+        let endorsement = vendor.certify(&vendor.drafts(&machine));
+        Chip { vendor, machine, endorsement }
+    }
+
+    pub(crate) fn roots(&self) -> Roots {
+        Roots::of_test(self.vendor.product, &self.endorsement.authorities[0])
+    }
+
+    /// A report with these data.
+    pub(crate) fn report(&self, data: &[u8; 64]) -> Vec<u8> {
+        let guest = SimulatedGuest::new(self.machine.clone());
+        self.vendor.signed(guest.report(data, self.machine.vmpl).unwrap())
+    }
+
+    /// All certificates, as PEM.
+    pub(crate) fn certificates(&self) -> Vec<u8> {
+        let all = self.endorsement.authorities.iter().chain([&self.endorsement.key]);
+        let pem = all.map(|certificate| certificate.x509.to_pem(LineEnding::LF).unwrap());
+        pem.collect::<String>().into_bytes()
+    }
 }
 
 /// A machine of each generation.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{self, Answer};
 use super::{Answering, Handler, Peer};
-use crate::api::{Operation, PublicSigningKey, Refusal, SecretAnswer};
+use crate::api::{ChallengeAnswer, Operation, PublicSigningKey, Refusal, SecretAnswer};
 use crate::server::config::Limits;
 use crate::server::identity::Presented;
 
@@ -64,6 +64,14 @@ pub trait Calls: Send + Sync + 'static {
         body: Result<Bytes, Refusal>,
     ) -> impl Future<Output = Result<SecretAnswer, Refused>> + Send;
 
+    /// Answers `POST encryption/{instance}/challenge`. The instance is as it came.
+    fn challenge(
+        &self,
+        shown: &Presented,
+        instance: &str,
+        id: &str,
+    ) -> impl Future<Output = Result<ChallengeAnswer, Refused>> + Send;
+
     /// Answers `GET public-signing-key`.
     fn public_signing_key(
         &self,
@@ -105,13 +113,15 @@ pub enum Route<'a> {
     OpenApi,
     /// `POST /v1/encryption/{instance}/{operation}`, the instance as it came.
     Call(Operation, &'a str),
+    /// `POST /v1/encryption/{instance}/challenge`, the instance as it came.
+    Challenge(&'a str),
 }
 
 impl Route<'_> {
     /// The method that it takes.
     pub fn method(self) -> &'static str {
         match self {
-            Route::Call(..) => "POST",
+            Route::Call(..) | Route::Challenge(_) => "POST",
             _ => "GET",
         }
     }
@@ -122,6 +132,7 @@ impl Route<'_> {
             Route::SigningKeys => "signing-keys",
             Route::OpenApi => "openapi.json",
             Route::Call(operation, _) => operation.word(),
+            Route::Challenge(_) => "challenge",
         }
     }
 }
@@ -147,6 +158,9 @@ pub fn route(path: &str) -> Option<Route<'_>> {
         _ => {}
     }
     let (instance, word) = rest.strip_prefix("encryption/")?.split_once('/')?;
+    if word == "challenge" {
+        return Some(Route::Challenge(instance));
+    }
     let operation = [Operation::Generate, Operation::Decrypt, Operation::Convert];
     let operation = operation.into_iter().find(|operation| operation.word() == word)?;
     Some(Route::Call(operation, instance))
@@ -258,6 +272,9 @@ impl<C: Calls> Api<C> {
             }
             Route::SigningKeys => {
                 self.calls.signing_keys(&shown, id).await.map(|keys| answer::json(StatusCode::OK, &keys))
+            }
+            Route::Challenge(instance) => {
+                self.calls.challenge(&shown, instance, id).await.map(|given| answer::json(StatusCode::OK, &given))
             }
             Route::Call(operation, instance) => self.call(&shown, operation, instance, incoming, id).await,
         };
@@ -375,6 +392,7 @@ mod tests {
         let call = |path| route(path).map(|route| (route.method(), route.name()));
         assert_eq!(call("/v1/public-signing-key"), Some(("GET", "public-signing-key")));
         assert_eq!(route("/v1/encryption/i-1/convert-secret"), Some(Route::Call(Operation::Convert, "i-1")));
+        assert_eq!(call("/v1/encryption/i-1/challenge"), Some(("POST", "challenge")));
         for path in [
             "/",
             "",
@@ -383,6 +401,7 @@ mod tests {
             "/v1/public-signing-key/",
             "/v2/public-signing-key",
             "/v1/encryption/generate-secret",
+            "/v1/encryption/challenge",
             "/v1/encryption/i-1/generate-secret/",
             "/v1/encryption/a/b/generate-secret",
             "/V1/signing-keys",

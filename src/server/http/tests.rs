@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::routes::{Api, Calls, Refused};
 use super::*;
-use crate::api::{Base64, Operation, PublicSigningKey, Refusal, SecretAnswer};
+use crate::api::{Base64, ChallengeAnswer, Operation, PublicSigningKey, Refusal, SecretAnswer};
 use crate::server::identity::Presented;
 
 /// Echoes bodies; the instance says what else to do.
@@ -40,6 +40,10 @@ impl Calls for Arc<Echo> {
 
     async fn perform(&self, (): (), body: Result<Bytes, Refusal>) -> Result<SecretAnswer, Refused> {
         Ok(SecretAnswer { encrypted_secret: Some(Base64(body?.to_vec())), ..SecretAnswer::default() })
+    }
+
+    async fn challenge(&self, _: &Presented, _: &str, _: &str) -> Result<ChallengeAnswer, Refused> {
+        Err(Refusal::NotFound.into())
     }
 
     async fn public_signing_key(&self, _: &Presented, _: &str) -> Result<PublicSigningKey, Refused> {
@@ -136,6 +140,8 @@ async fn each_request_has_its_answer_in_its_form() {
         (get("/"), 404),
         (get("/v1/encryption//generate-secret"), 404),
         (get("/v1/encryption/%69-1/generate-secret"), 405),
+        (get("/v1/encryption/i-1/challenge"), 405),
+        (post("/v1/encryption/i-1/challenge", "{}"), 404),
         (post("/v1/public-signing-key", "{}"), 405),
         (head("DELETE /v1/public-signing-key HTTP/1.1"), 405),
         (head("OPTIONS /v1/public-signing-key HTTP/1.1"), 405),

@@ -9,8 +9,11 @@ use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::api::Asked;
 use crate::api::signature::{Padding, SigningKeys};
+use crate::api::{Asked, Evidence};
+use crate::attest::Product;
+use crate::attest::simulated::Machine;
+use crate::attest::verify::tests::Chip;
 use crate::crypto::sha256;
 use crate::server::audit::testing::Software;
 use crate::server::audit::{AuditSettings, Record};
@@ -50,6 +53,11 @@ impl World {
     }
 
     async fn with(settings: &HsmSettings) -> World {
+        World::attested(settings, Roots::amd()).await
+    }
+
+    /// Evidence has to lead to these roots.
+    async fn attested(settings: &HsmSettings, roots: Roots) -> World {
         let Hsm { cluster, domain, signing } = Hsm::with(settings);
         let (cluster, database) = (Arc::new(cluster), Database::sqlite());
         let state = database.open().await;
@@ -72,7 +80,8 @@ impl World {
             "[listen]\n[hsm]\n[[hsm.token]]\nuri = \"pkcs11:token=hsm\"\nmodule = {MODULE:?}\n[audit]\nserver_id = \"node-1\"\n"
         );
         let config: Config = toml::from_str(&config).unwrap();
-        let service = Service::start(&config, state.clone(), Arc::clone(&cluster), audit.clone()).await.unwrap();
+        let service = Service::start_with(&config, state.clone(), Arc::clone(&cluster), audit.clone(), roots);
+        let service = service.await.unwrap();
         let keys = SigningKeys::from_pem(&public.to_pem()).unwrap();
         let key = OneTimeKey::new(KeySize::Rsa2048);
         World { service, state, audit, cluster, signing, keys, key, _database: database }
@@ -534,4 +543,110 @@ own_process!(tenants_and_addresses_have_their_rates, |softhsm| {
         }
     }
     assert!(refused > 0);
+});
+
+own_process!(a_tenant_that_demands_evidence_has_it_for_each_call, |softhsm| {
+    use Operation::{Convert, Decrypt, Generate};
+    softhsm.token("hsm");
+    let chip = Chip::new(Product::Milan, Machine::owned(1));
+    let world = World::attested(&testing::settings(softhsm, "hsm"), chip.roots()).await;
+    let (plain, _) = world.generate("vpc-1-1").await;
+    let demand =
+        |measurement: [u8; 48]| json!({"convert": "any", "attestation": {"measurements": [hex(&measurement)]}});
+    world.policy(demand(Machine::owned(1).measurement)).await;
+    let ask = |who: &'static str, instance: &'static str| {
+        let world = &world;
+        async move { world.service.challenge(&shown(&[who]), instance, "r").await.map(|given| given.challenge) }
+    };
+    // Who is not asked for evidence is given no challenge, and who may not call is given none either.
+    assert_eq!(refusal(ask("vpc-2-1", "i-1").await), Refusal::NotFound);
+    assert_eq!(refusal(ask("vpc-1-1", "i-2").await), Refusal::Forbidden);
+    assert_eq!(refusal(ask("vpc-1-1", "i/1").await), Refusal::BadParameters);
+    assert_eq!(refusal(world.service.challenge(&shown(&[]), "i-1", "r").await), Refusal::Unauthorized);
+
+    let (first, second): (InstanceId, InstanceId) = ("i-1".parse().unwrap(), "i-2".parse().unwrap());
+    let volume: VolumeName = "vol".parse().unwrap();
+    let call = AttestedCall {
+        operation: Generate,
+        instance: &first,
+        volume: &volume,
+        rsa_wrapping_key: &world.key.spki,
+        encrypted_secret: &[],
+        source: None,
+    };
+    let with = |mut body: Value, call: &AttestedCall<'_>, challenge: crate::api::Challenge| {
+        let report = Base64(chip.report(&call.report_data(&challenge)));
+        body["attestation"] = json!(Evidence { challenge, report, certificates: Base64(chip.certificates()) });
+        body
+    };
+    let generate = world.body("vol");
+
+    // Without, and as the original's agents call.
+    assert_eq!(refusal(world.call("vpc-1-1", Generate, &generate).await), Refusal::Forbidden);
+    let record = world.last("vpc-1").await;
+    assert_eq!((record.failure_code.as_deref(), record.caller.attestation_sha256), (Some("attestation-missing"), None));
+    assert_eq!(record.failure_reason.as_deref(), Some("Forbidden"));
+
+    // As it should be, once.
+    let good = with(generate.clone(), &call, ask("vpc-1-1", "I-1").await.unwrap());
+    let sealed = world.call("vpc-1-1", Generate, &good).await.unwrap().encrypted_secret.unwrap().0;
+    let record = world.last("vpc-1").await;
+    let report = BASE64_STANDARD.decode(good["attestation"]["report"].as_str().unwrap()).unwrap();
+    assert_eq!(record.caller.attestation_sha256, Some(hex(&sha256(&report))));
+    let measured = record.call.parameters.get("attestation_measurement");
+    assert_eq!(measured, Some(hex(&Machine::owned(1).measurement).as_str()));
+    assert_eq!(refusal(world.call("vpc-1-1", Generate, &good).await), Refusal::Forbidden);
+    assert_eq!(world.last("vpc-1").await.failure_code.as_deref(), Some("attestation-challenge"), "replayed");
+
+    let decrypt = AttestedCall { operation: Decrypt, encrypted_secret: &sealed, ..call };
+    let body = with(world.sealed("vol", &sealed), &decrypt, ask("vpc-1-1", "i-1").await.unwrap());
+    world.call("vpc-1-1", Decrypt, &body).await.unwrap();
+    let convert =
+        AttestedCall { operation: Convert, instance: &second, rsa_wrapping_key: &[], source: Some(&first), ..decrypt };
+    let mut body =
+        json!({"encrypted_secret": Base64(sealed.clone()), "volume_uuid": "vol", "source_instance_id": "i-1"});
+    assert_eq!(refusal(world.call("vpc-1-2", Convert, &body).await), Refusal::Forbidden);
+    body = with(body, &convert, ask("vpc-1-2", "i-2").await.unwrap());
+    world.call("vpc-1-2", Convert, &body).await.unwrap();
+    // What was sealed before the demand needs evidence, too.
+    assert_eq!(refusal(world.decrypt("vpc-1-1", &plain).await), Refusal::Forbidden);
+
+    // Each refusal has its word in the log and one text for the caller; and the challenge is spent.
+    let another = OneTimeKey::new(KeySize::Rsa2048);
+    let never = crate::api::Challenge([5; 32]);
+    let others = ask("vpc-1-2", "i-2").await.unwrap();
+    let mine = ask("vpc-1-1", "i-1").await.unwrap();
+    let mut stolen = with(generate.clone(), &call, mine);
+    stolen["rsa_wrapping_key"] = json!(Base64(another.spki.clone()));
+    let mut forged = with(generate.clone(), &call, ask("vpc-1-1", "i-1").await.unwrap());
+    forged["attestation"]["certificates"] = json!("AAAA");
+    let mut shapeless = generate.clone();
+    shapeless["attestation"] = json!({"challenge": "AAAA"});
+    for (body, expected, code) in [
+        (with(generate.clone(), &call, never), Refusal::Forbidden, "attestation-challenge"),
+        (with(generate.clone(), &call, others), Refusal::Forbidden, "attestation-challenge"),
+        (stolen, Refusal::Forbidden, "attestation-report-data"),
+        (with(generate.clone(), &call, mine), Refusal::Forbidden, "attestation-challenge"),
+        (forged, Refusal::Forbidden, "attestation-certificates"),
+        (shapeless, Refusal::BadParameters, "bad-parameters"),
+    ] {
+        assert_eq!(refusal(world.call("vpc-1-1", Generate, &body).await), expected, "{code}");
+        let record = world.last("vpc-1").await;
+        assert_eq!(record.failure_code.as_deref(), Some(code));
+        let told = record.call.parameters.get("attestation_failure").is_some();
+        assert_eq!(told, ["attestation-report-data", "attestation-certificates"].contains(&code), "{code}");
+    }
+    world.policy(demand([0xaa; 48])).await;
+    let body = with(generate.clone(), &call, ask("vpc-1-1", "i-1").await.unwrap());
+    assert_eq!(refusal(world.call("vpc-1-1", Generate, &body).await), Refusal::Forbidden);
+    assert_eq!(world.last("vpc-1").await.failure_code.as_deref(), Some("attestation-measurement"));
+
+    // A challenge ends.
+    let mut short = demand(Machine::owned(1).measurement);
+    short["attestation"]["window_seconds"] = json!(5);
+    world.policy(short).await;
+    let body = with(generate.clone(), &call, ask("vpc-1-1", "i-1").await.unwrap());
+    tokio::time::sleep(Duration::from_millis(6100)).await;
+    assert_eq!(refusal(world.call("vpc-1-1", Generate, &body).await), Refusal::Forbidden);
+    assert_eq!(world.last("vpc-1").await.failure_code.as_deref(), Some("attestation-challenge"), "too late");
 });
