@@ -223,7 +223,8 @@ impl State {
         let (turn, begin) = match self.kind {
             // Immediate: a transaction that reads first and writes later could fail in the middle, when another has written.
             Kind::Sqlite => (Some(Arc::clone(&self.writer).lock_owned().await), "BEGIN IMMEDIATE"),
-            Kind::Postgres => (None, "BEGIN"),
+            // Named, whatever the database's default is: who waited for a lock has to see what was committed meanwhile, not to fail.
+            Kind::Postgres => (None, "BEGIN ISOLATION LEVEL READ COMMITTED"),
         };
         Ok(Write { tx: self.pool.begin_with(begin).await?, _turn: turn })
     }

@@ -116,3 +116,27 @@ fn two_nodes_share_logs_and_one_that_is_killed_leaves_no_gap() {
         assert_eq!(nodes.len(), 2);
     });
 }
+
+#[test]
+fn nodes_share_logs_also_where_transactions_are_serializable_by_default() {
+    block_on(async {
+        let database = Database::postgres();
+        let stricter = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''serializable''', \
+                        current_database()); END $$";
+        database.open().await.execute(stricter).await;
+        let mut nodes = Vec::new();
+        for name in ["node-a", "node-b"] {
+            nodes.push(Audit::start(database.open().await, Software::new(1), AuditSettings::new(name)));
+        }
+        let calls = (0..200).map(|call| {
+            let audit = nodes[call % 2].clone();
+            tokio::spawn(async move { audit.record(entry("vpc-1", &call.to_string())).await })
+        });
+        let mut numbers = Vec::new();
+        for call in calls.collect::<Vec<_>>() {
+            numbers.push(call.await.unwrap().unwrap().seq);
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=200).collect::<Vec<_>>());
+    });
+}
