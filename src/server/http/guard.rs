@@ -33,8 +33,6 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Pace {
     phase: Mutex<Phase>,
-    /// A request was served: what is written is an answer of ours until the next one comes in.
-    answering: Mutex<bool>,
     header_time: Duration,
     idle_time: Duration,
 }
@@ -45,7 +43,7 @@ pub(super) struct Serving(Arc<Pace>);
 impl Pace {
     pub(super) fn new(header_time: Duration, idle_time: Duration) -> Arc<Pace> {
         let phase = Mutex::new(Phase::Head(Instant::now()));
-        Arc::new(Pace { phase, answering: Mutex::new(false), header_time, idle_time })
+        Arc::new(Pace { phase, header_time, idle_time })
     }
 
     pub(super) fn serve(self: &Arc<Pace>) -> Serving {
@@ -54,7 +52,6 @@ impl Pace {
             Phase::Serving(requests) => Phase::Serving(requests + 1),
             _ => Phase::Serving(1),
         };
-        *self.answering.lock() = true;
         Serving(Arc::clone(self))
     }
 
@@ -62,7 +59,6 @@ impl Pace {
         let mut phase = self.phase.lock();
         if let Phase::Idle(_) = *phase {
             *phase = Phase::Head(Instant::now());
-            *self.answering.lock() = false;
         }
     }
 
@@ -177,7 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.instead.is_none() && !*this.pace.answering.lock() {
+        // Also behind an answer of ours: what follows a request without a pause may be no HTTP.
+        if this.instead.is_none() {
             this.instead = answer::automatic(buf).map(|ours| (ours, buf.len()));
         }
         let outcome = match this.instead {

@@ -182,7 +182,11 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, ProviderError> {
     if socket && tokio::net::UnixStream::connect(path).await.is_err() {
         std::fs::remove_file(path).map_err(setup)?;
     }
-    let listener = UnixListener::bind(path).map_err(setup)?;
+    // Nobody else's from the first moment on: who connects before the mode is set would be served.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener.map_err(setup)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(setup)?;
     Ok(listener)
 }

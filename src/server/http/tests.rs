@@ -191,6 +191,10 @@ async fn each_request_has_its_answer_in_its_form() {
     let answer = rest(stream).await;
     assert!(answer.ends_with(&format!("{{\"encrypted_secret\":\"{}\"}}", BASE64_STANDARD.encode("abcd"))), "{answer}");
 
+    // What follows a request without a pause is no HTTP: that is said in our words, too.
+    let followed = say(server.address, post(PATH, "abc").replace("close", "keep-alive") + "nonsense\r\n\r\n").await;
+    let followed: Vec<_> = answers(&followed).into_iter().map(status).collect();
+    assert_eq!(followed, [200, 400]);
     // Pipelined requests, one of them refused: each answer is its own.
     let two = format!(
         "{}{}",
@@ -283,6 +287,107 @@ async fn who_is_being_served_at_the_end_gets_his_answer() {
     server.ended.await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10));
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+}
+
+/// The answers of one connection, each with its body.
+fn answers(mut text: &str) -> Vec<&str> {
+    let mut all = Vec::new();
+    while let Some((head, _)) = text.split_once("\r\n\r\n") {
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let end = head.len() + 4 + length.map_or(0, |length| length.parse::<usize>().unwrap());
+        let (answer, rest) = text.split_at_checked(end).unwrap_or((text, ""));
+        all.push(answer);
+        text = rest;
+    }
+    all
+}
+
+/// Changes one to four places of a request.
+fn mutated(request: &[u8], random: &mut u64) -> Vec<u8> {
+    let mut next = |below: usize| {
+        // xorshift64 (Marsaglia).
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        usize::try_from(*random % below as u64).unwrap()
+    };
+    let mut bytes = request.to_vec();
+    for _ in 0..=next(4) {
+        let at = next(bytes.len());
+        let end = (at + 1 + next(20)).min(bytes.len());
+        match next(4) {
+            0 => bytes[at] = u8::try_from(next(256)).unwrap(),
+            1 if end - at < bytes.len() => drop(bytes.drain(at..end)),
+            2 => bytes.extend_from_within(at..end),
+            _ => {
+                let hostile: [&[u8]; 6] =
+                    [b"\r\n", b"\0", b": ", b"Transfer-Encoding: chunked\r\n", b"//", b"\xff\xfe"];
+                let hostile = hostile[next(hostile.len())];
+                drop(bytes.splice(at..at, hostile.iter().copied()));
+            }
+        }
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_requests_are_refused_and_harm_nobody() {
+    let server = plain("header_time = \"300ms\"\nidle_time = \"300ms\"").await;
+    let chunked = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    );
+    let get = "GET /v1/public-signing-key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let seeds = [post(PATH, "{\"volume_uuid\":\"x\"}"), chunked, get.to_owned()];
+    let (mut random, mut answered) = (0x9e37_79b9_7f4a_7c15, 0);
+    for _ in 0..40 {
+        let round = seeds.iter().cycle().take(12).map(|seed| {
+            let (bytes, address) = (mutated(seed.as_bytes(), &mut random), server.address);
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                (rest(stream).await, bytes)
+            })
+        });
+        for call in round.collect::<Vec<_>>() {
+            let (answer, bytes) = call.await.unwrap();
+            // Nothing at all to who hung up in the middle; several to who sent what may be several.
+            for answer in answers(&answer) {
+                assert!(status(answer) != 500, "{}\n{answer}", String::from_utf8_lossy(&bytes));
+                answered += 1;
+            }
+        }
+    }
+    assert!(answered > 200, "{answered}");
+    assert_eq!(status(&say(server.address, post(PATH, "abc")).await), 200);
+    assert_eq!(server.echo.serving.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_of_the_host_is_its_users_alone_and_outlives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let ask = || async {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"GET /v1/public-signing-key HTTP/1.0\r\n\r\n").await.unwrap();
+        status(&rest(stream).await)
+    };
+    // Left behind by a process that is gone.
+    drop(UnixListener::bind(&path).unwrap());
+    let text = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\ninsecure_plain_http = true\n[admin]\nlisten = [{path:?}]\n[hsm]\n[[hsm.token]]\nuri = \"pkcs11:token=t\"\nmodule = \"/m.so\"\n[audit]\nserver_id = \"n\"\n"
+    );
+    let config = Config::parse(&text, Path::new("/test")).unwrap();
+    let api: Arc<dyn Handler> = Arc::new(Api::new(Arc::new(Echo::default()), config.limits.clone(), false, "{}"));
+    let server = Server::bind(&config, Arc::clone(&api), Arc::clone(&api)).await.unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let serving = tokio::spawn(server.run(std::future::pending()));
+    assert_eq!(ask().await, 200);
+    // One that somebody listens on stays his.
+    let second = Server::bind(&config, Arc::clone(&api), api).await;
+    assert!(second.is_err_and(|error| error.to_string().contains("cannot listen on the socket")));
+    assert_eq!(ask().await, 200);
+    serving.abort();
 }
 
 /// A certificate that nobody vouches for, and its key.
