@@ -1,6 +1,9 @@
 //! The compatibility checklist of the wire (src/api.md), with the programs that existing scripts use.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -343,6 +346,79 @@ fn the_host_has_its_own_listener() {
 }
 
 #[test]
+fn pin_and_client_key_are_handed_in_once_as_scripts_do_it() {
+    let mut world = World::new();
+    let text = std::fs::read_to_string(world.path("keyserver.toml")).unwrap();
+    let text: String =
+        text.lines().filter(|line| !line.starts_with("pin = ")).map(|line| format!("{line}\n")).collect();
+    let key = world.path("client.key");
+    world.write("keyserver.toml", text.replace("[admin]\n", &format!("[admin]\nclient_key_file = {key:?}\n")));
+    world.serve_until(500);
+    assert_eq!(world.desk(&[], "healthcheck").message(), "Unhealthy");
+    let rsa = world.one_time_key("rsa", 2048);
+    let answer = generate(&world, &rsa, VOLUME);
+    assert!(answer.status == 503 && answer.head.contains("retry-after:"), "{answer:?}");
+
+    let pin = |body: &str| {
+        let answer = world.desk(&["-X", "PUT", "-d", body], "hsm-pin");
+        (answer.status, if answer.body.is_empty() { String::new() } else { answer.message() })
+    };
+    assert_eq!(pin(r#"{"pin":"0000"}"#), (400, "PIN was not accepted".into()));
+    // Not sent to the token, though it is right: wrong ones count there.
+    let right = std::fs::read_to_string(world.softhsm.dir().join("pin")).unwrap();
+    let (unforced, forced) = (json!({"pin": right.trim()}), json!({"pin": right.trim(), "force": true}));
+    assert_eq!(pin(&unforced.to_string()), (400, "PIN was not accepted".into()));
+    assert_eq!(pin(&forced.to_string()), (204, String::new()));
+    assert_eq!(pin(&unforced.to_string()), (400, "PIN already present".into()));
+    assert_eq!(world.desk(&[], "healthcheck").status, 204);
+    assert_eq!(generate(&world, &rsa, VOLUME).status, 200);
+
+    let file = world.write("handed-in", "a private key in PEM");
+    let put = || world.desk(&["-T", file.to_str().unwrap()], "client-key");
+    assert_eq!(put().status, 204);
+    assert_eq!(std::fs::read(&key).unwrap(), b"a private key in PEM");
+    let again = put();
+    assert_eq!((again.status, again.message().as_str()), (400, "CLIENT KEY already present"));
+
+    // Both are recorded, without what was handed in.
+    let log = world.log_of("server");
+    let of = |name: &str| {
+        let all = log.iter().filter(|record| record["call"]["name"] == name);
+        all.map(|record| record["result"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("hsm-pin").last().map(String::as_str), Some("Failed"), "present already");
+    assert!(of("hsm-pin").contains(&"Succeed".to_owned()), "{log:?}");
+    assert_eq!(of("client-key"), ["Succeed", "Failed"]);
+    let told = format!("{log:?}{}", world.log());
+    assert!(!told.contains(right.trim()) && !told.contains("a private key"));
+}
+
+#[test]
+fn a_token_beside_the_dummy_of_scripts_says_who_the_caller_is() {
+    let mut world = World::new();
+    world.succeed(&["tenant", "set", TENANT, "--tokens"]);
+    let file = world.path("token");
+    world.succeed(&["token", "add", TENANT, "--instance", INSTANCE, "--out", file.to_str().unwrap()]);
+    let token = std::fs::read_to_string(&file).unwrap();
+    world.serve();
+    let rsa = world.one_time_key("rsa", 2048);
+    let body = json!({"rsa_wrapping_key": rsa, "volume_uuid": VOLUME}).to_string();
+    let path = format!("encryption/{INSTANCE}/generate-secret");
+    // As ~/.curlrc has it: curl sends the dummy's line too.
+    let curlrc = world.write("curlrc", format!("header = \"Authorization: Bearer {}\"\n", token.trim()));
+    let with = |more: &[&str]| {
+        let config = ["-K", curlrc.to_str().unwrap(), "-d", &body];
+        world.curl_as("", &[&config[..], more].concat(), &path).status
+    };
+    assert_eq!(with(&[]), 200);
+    let identity = world.log_of(TENANT).last().unwrap()["caller"]["identity"].as_str().unwrap().to_owned();
+    assert!(identity.starts_with("token:"), "{identity}");
+    assert_eq!(with(&["-H", "Authorization: Bearer another"]), 403);
+    assert_eq!(world.curl_as("", &["-H", "Authorization: Bearer another", "-d", &body], &path).status, 403);
+    assert!(!world.log().contains(token.trim()));
+}
+
+#[test]
 fn evidence_is_demanded_and_a_report_that_was_made_for_something_else_does_not_do() {
     const REPORT: &[u8] = include_bytes!("../fixtures/sev-snp/milan-report.bin");
     const VCEK: &[u8] = include_bytes!("../fixtures/sev-snp/milan-vcek.der");
@@ -424,4 +500,59 @@ fn a_machine_computes_its_report_data_as_the_manual_says() {
     };
     let expected = envelopefs::api::hex(&call.report_data(&challenge));
     assert_eq!(String::from_utf8_lossy(&said.stdout), expected, "{}", told(&said));
+}
+
+#[test]
+fn a_flood_is_refused_and_the_server_does_not_grow() {
+    const MOST: u64 = 64 << 10;
+    let mut world = World::new();
+    world.serve();
+    let rsa = world.one_time_key("rsa", 2048);
+    assert_eq!(generate(&world, &rsa, VOLUME).status, 200);
+    let before = world.memory();
+
+    // Half a handshake each, held.
+    let hello = |_| {
+        let mut stream = TcpStream::connect(("127.0.0.1", world.port())).unwrap();
+        stream.write_all(&[22, 3, 1, 2, 0]).unwrap();
+        stream
+    };
+    let held: Vec<TcpStream> = (0..180).map(hello).collect();
+    // Bodies without end, requests of nobody, and instances that are none.
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(world.path("ca.pem")).unwrap()).unwrap();
+    let url = format!("https://localhost:{}/v1/encryption/", world.port());
+    let flood = |number: usize| {
+        let http = reqwest::blocking::Client::builder().tls_certs_only([authority.clone()]).no_proxy().build().unwrap();
+        let mut refused = 0;
+        for round in 0..60 {
+            let (instance, body) = match (number + round) % 3 {
+                0 => ("i-1".to_owned(), vec![b'x'; 4 << 20]),
+                1 => (format!("i-{number}-{round}"), vec![b'['; 60_000]),
+                _ => ("%00".repeat(3000), Vec::new()),
+            };
+            let answer = http.post(format!("{url}{instance}/generate-secret")).body(body).send();
+            // Who goes on writing to a connection that is closed sees no answer.
+            refused += usize::from(answer.is_ok_and(|answer| answer.status().is_client_error()));
+        }
+        refused
+    };
+    let refused: usize = std::thread::scope(|scope| {
+        let floods: Vec<_> = (0..16)
+            .map(|number| {
+                let flood = &flood;
+                scope.spawn(move || flood(number))
+            })
+            .collect();
+        floods.into_iter().map(|flood| flood.join().unwrap()).sum()
+    });
+    let grown = world.memory().saturating_sub(before);
+    drop(held);
+    assert!(refused > 300, "{refused}");
+    assert!(grown < MOST, "{grown} KiB more than before");
+    // The address has had its share for a while; then it is served as ever.
+    let start = Instant::now();
+    while generate(&world, &rsa, VOLUME).status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }

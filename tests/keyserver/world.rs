@@ -199,13 +199,18 @@ impl World {
 
     /// Serves until [`stop`](Self::stop).
     pub(crate) fn serve(&mut self) {
+        self.serve_until(204);
+    }
+
+    /// The same, and waits until the server says this of its health.
+    pub(crate) fn serve_until(&mut self, health: u16) {
         let log = fs::OpenOptions::new().append(true).create(true).open(self.path("log")).unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.path("keyserver.toml")).arg("serve").envs(self.softhsm.environment());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("the program runs"));
         let start = Instant::now();
-        while self.desk(&[], "healthcheck").status != 204 {
+        while self.desk(&[], "healthcheck").status != health {
             let ended = self.process.as_mut().and_then(|process| process.try_wait().unwrap());
             assert!(ended.is_none() && start.elapsed() < PATIENCE, "{ended:?}: {}", self.log());
             std::thread::sleep(Duration::from_millis(50));
@@ -231,6 +236,19 @@ impl World {
             std::thread::sleep(Duration::from_millis(20));
         };
         assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    /// Where callers are listened to.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Memory that the server has, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let process = self.process.as_ref().expect("it runs").id();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Base address, as the original's installer prints it: with a slash at its end.

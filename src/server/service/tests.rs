@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::api::canonical::endorsement_text;
 use crate::api::signature::{Padding, SigningKeys};
 use crate::api::{Asked, Evidence};
 use crate::attest::Product;
@@ -649,4 +650,102 @@ own_process!(a_tenant_that_demands_evidence_has_it_for_each_call, |softhsm| {
     tokio::time::sleep(Duration::from_millis(6100)).await;
     assert_eq!(refusal(world.call("vpc-1-1", Generate, &body).await), Refusal::Forbidden);
     assert_eq!(world.last("vpc-1").await.failure_code.as_deref(), Some("attestation-challenge"), "too late");
+});
+
+own_process!(a_rotated_signing_key_signs_from_then_on_and_is_endorsed, |softhsm| {
+    let world = World::new(softhsm).await;
+    let (old, id) = (world.service.current_key().unwrap(), KeyId::random());
+    let new = world.cluster.make_signing_key(id).unwrap();
+    let text = endorsement_text(new.spki());
+    let endorsement = world.cluster.sign(world.signing, text.as_bytes()).unwrap();
+    world.state.add_signing_key(id.0, new.spki(), Some((world.signing.0, &endorsement))).await.unwrap();
+    // As the next probe does by itself.
+    world.service.probe_now().await;
+
+    let public = world.service.public_signing_key(&shown(&["vpc-1-1"]), "r").await.unwrap();
+    assert_eq!(public.public_key.0, new.spki());
+    let all = world.service.signing_keys(&shown(&["vpc-1-1"]), "r").await.unwrap();
+    assert!(!all.to_string().contains(['*', '?', '[']), "{all}");
+    let (first, second) = (&all["keys"][old.id()], &all["keys"][new.id()]);
+    assert_eq!(
+        (&all["current"], &first["state"], &second["state"]),
+        (&json!(new.id()), &json!("retired"), &json!("current"))
+    );
+    assert!(first["retired_at"].is_string() && first.get("endorsement").is_none());
+    assert_eq!(second["endorsed_by"], json!(old.id()));
+    let endorsement = BASE64_STANDARD.decode(second["endorsement"].as_str().unwrap()).unwrap();
+    old.verify(text.as_bytes(), &endorsement, Padding::Minimal).unwrap();
+
+    let mut body = world.body("vol");
+    body["client_nonce"] = json!(ClientNonce::random());
+    let answer = world.call("vpc-1-1", Operation::Generate, &body).await.unwrap();
+    let (value, signature) = (answer.encrypted_secret.unwrap().0, answer.encrypted_secret_signature.unwrap().0);
+    new.verify(&value, &signature, Padding::Minimal).unwrap();
+    assert_eq!(answer.key_id, Some(new.id()));
+    let lines = world.state.records(&"vpc-1".parse().unwrap(), 1, 10).await.unwrap();
+    assert_eq!(Record::parse(&lines.last().unwrap().1).unwrap().chain.key_id, new.id());
+});
+
+own_process!(hostile_bodies_are_refused_with_a_record_and_fail_nothing_inside, |softhsm| {
+    let world = Arc::new(World::new(softhsm).await);
+    world.policy(json!({"convert": "any", "requests_per_second": 10_000, "burst": 10_000})).await;
+    let (blob, _) = world.generate("vpc-1-1").await;
+    let mut convert = world.sealed("vol", &blob);
+    convert["source_instance_id"] = json!("i-2");
+    let seeds = [
+        (Operation::Generate, world.body("vol").to_string()),
+        (Operation::Decrypt, world.sealed("vol", &blob).to_string()),
+        (Operation::Convert, convert.to_string()),
+    ];
+    let hostile = [
+        "[",
+        "{",
+        "null",
+        "1e999",
+        "\"\\u0000\"",
+        "\"\\ud800\"",
+        "\\",
+        "\u{feff}",
+        "\"vpc_id\":\"vpc-2\",",
+        "\"volume_uuid\":[],",
+    ];
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        // xorshift64 (Marsaglia).
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).unwrap()
+    };
+    let mut bodies = vec![(Operation::Generate, "[".repeat(60_000).into_bytes())];
+    bodies.push((Operation::Generate, "{\"a\":".repeat(10_000).into_bytes()));
+    for (operation, seed) in seeds.iter().cycle().take(240) {
+        let mut bytes = seed.clone().into_bytes();
+        for _ in 0..=next(3) {
+            let at = next(bytes.len());
+            let end = (at + 1 + next(40)).min(bytes.len());
+            match next(4) {
+                0 => bytes[at] = u8::try_from(next(256)).unwrap(),
+                1 if end - at < bytes.len() => drop(bytes.drain(at..end)),
+                2 => bytes.extend_from_within(at..end),
+                _ => drop(bytes.splice(at..at, hostile[next(hostile.len())].bytes())),
+            }
+        }
+        bodies.push((*operation, bytes));
+    }
+    let (before, count) = (world.records("vpc-1").await.len(), bodies.len());
+    let calls = bodies.into_iter().map(|(operation, body)| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { (world.send("vpc-1-1", operation, Ok(body.clone().into())).await, body) })
+    });
+    let mut refused = 0;
+    for call in calls.collect::<Vec<_>>() {
+        let (outcome, body) = call.await.expect("no panic");
+        let Err(Refused { refusal, .. }) = outcome else { continue };
+        let expected = [Refusal::BadParameters, Refusal::InvalidRsaKey, Refusal::Incorrect];
+        assert!(expected.contains(&refusal), "{refusal:?}: {}", String::from_utf8_lossy(&body));
+        refused += 1;
+    }
+    assert!(refused > count / 2, "{refused} of {count}");
+    assert_eq!(world.records("vpc-1").await.len(), before + count, "each has its record");
 });
