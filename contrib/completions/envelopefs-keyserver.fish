@@ -60,7 +60,7 @@ complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcomman
 complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand init" -l dry-run -d 'Tell what would be done, and do nothing'
 complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand init" -l json -d 'Print JSON'
 complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand init" -s h -l help -d 'Print help'
-complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand serve" -l pin-file -d 'File with the PIN, which only its owner may read. Without any, hsm.pin_file of the configuration; without that too, calls are refused until the PIN is handed in: envelopefs-keyserver pin' -r -F
+complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand serve" -l pin-file -d 'File with the PIN, which only its owner may read. Without any, hsm.pin of the configuration; without that too, calls are refused until the PIN is handed in: envelopefs-keyserver pin' -r -F
 complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand serve" -l pin-fd -d 'Read the PIN from this open file descriptor, up to its end' -r
 complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand serve" -l config -d 'The configuration file' -r -F
 complete -c envelopefs-keyserver -n "__fish_envelopefs_keyserver_using_subcommand serve" -s h -l help -d 'Print help'

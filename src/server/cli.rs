@@ -81,7 +81,7 @@ pub enum Command {
     Generate(Generate),
 }
 
-/// Where the tokens' PIN is read from. Without any: hsm.pin_file of the configuration, else it is asked for on the terminal.
+/// Where the tokens' PIN is read from. Without any: hsm.pin of the configuration, else it is asked for on the terminal.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "PIN")]
 pub struct PinSource {
@@ -138,7 +138,7 @@ pub struct Init {
 /// `envelopefs-keyserver serve`
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// File with the PIN, which only its owner may read. Without any, hsm.pin_file of the configuration; without that too, calls are refused
+    /// File with the PIN, which only its owner may read. Without any, hsm.pin of the configuration; without that too, calls are refused
     /// until the PIN is handed in: envelopefs-keyserver pin.
     #[arg(long, value_name = "PATH", conflicts_with = "pin_fd")]
     pub pin_file: Option<PathBuf>,

@@ -227,7 +227,7 @@ async fn rotate_signing(config: &Path, args: RotateSigning) -> Result<ExitCode> 
         say!("  its public half: {}", args.signing_key.display());
         say!("  its SHA-256: {}", key.id());
         say!(
-            "Running servers take it within a minute, at once on SIGHUP. Clients that pin the old one alone refuse their answers."
+            "Running servers take it when they next look at their tokens, within a minute. Clients that pin the old one alone refuse their answers."
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -37,7 +37,7 @@ pub(super) fn asked() -> Result<Passphrase> {
     let typed = rpassword::prompt_password("PIN: ").map(Zeroizing::new).map_err(|error| {
         Failure::new(Code::Failure, "cannot ask for the PIN: there is no terminal")
             .because(&error)
-            .remedy("name where it is: --pin-file, --pin-fd, or hsm.pin_file in the configuration")
+            .remedy("name where it is: --pin-file, --pin-fd, or hsm.pin in the configuration")
     })?;
     Passphrase::new(typed.as_bytes()).map_err(|error| no_pin(&error))
 }
