@@ -353,12 +353,18 @@ impl Identities {
         let mut bad = None;
         for age in [FRESH, FRESHER] {
             let known = self.known(age).await?;
+            let mut good = None;
             for (tenant, compiled) in &known.tenants {
                 match compiled.vouches(&shown.certificates) {
-                    Chain::Good => return Ok(tenant.clone()),
+                    // Whose machine it is nobody can tell, and it must not depend on the order of a table.
+                    Chain::Good if good.is_some() => return refused(None, "certificate-ambiguous", Some(how)),
+                    Chain::Good => good = Some(tenant),
                     Chain::Bad(code) => bad = Some((tenant.clone(), code)),
                     Chain::Foreign => {}
                 }
+            }
+            if let Some(tenant) = good {
+                return Ok(tenant.clone());
             }
             if bad.is_some() {
                 break;

@@ -167,6 +167,25 @@ fn certificates_count_for_their_tenant_their_instance_and_their_time() {
 }
 
 #[test]
+fn a_certificate_of_an_authority_that_two_tenants_name_is_nobodys() {
+    run(|state| async move {
+        let authority = Authority::new("a");
+        for (name, account) in [("a", "1"), ("b", "2")] {
+            state.add_tenant(&tenant(name), account, &authority.policy(None)).await.unwrap();
+        }
+        let good = certificate(&authority.issue(|_| {}));
+        // However often: tables of tenants have no order.
+        for _ in 0..20 {
+            let identities = Identities::new(state.clone(), Vec::new());
+            assert_eq!(outcome(&identities, &good, "i-1").await, Err("certificate-ambiguous of -".into()));
+        }
+        state.set_tenant_policy(&tenant("b"), &json!({"identities": [{"token": {}}]})).await.unwrap();
+        let identities = Identities::new(state.clone(), Vec::new());
+        assert_eq!(outcome(&identities, &good, "i-1").await, Ok("a".into()));
+    });
+}
+
+#[test]
 fn tokens_count_for_their_instances_until_they_end() {
     run(|state| async move {
         let authority = Authority::new("a");
