@@ -273,10 +273,20 @@ impl Authority {
 
     /// A certificate for a name, and its key.
     pub fn issue(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        self.issue_with(name, |_| {})
+    }
+
+    /// The same, otherwise than usual.
+    pub fn issue_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut rcgen::CertificateParams),
+    ) -> (rcgen::Certificate, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().expect("key");
         let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         params.extended_key_usages =
             vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         (params.signed_by(&key, &self.issuer).expect("certificate"), key)
     }
 

@@ -295,9 +295,15 @@ fn callers_are_who_their_certificates_say_and_no_others() {
     world.serve();
     let rsa = world.one_time_key("rsa", 2048);
     let body = json!({"rsa_wrapping_key": rsa, "volume_uuid": VOLUME});
+    let (old, key) = world.authority.issue_with(INSTANCE, |params| {
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+    });
+    world.write("old.pem", old.pem());
+    world.write("old.key", key.serialize_pem());
     let forged = ["-H", "x-amzn-vpc-id: vpc-stranger", "-H", "X-Forwarded-For: 203.0.113.9"];
     for (machine, instance, status, code) in [
         ("", INSTANCE, 401, "nobody"),
+        ("old", INSTANCE, 403, "certificate-expired"),
         (OTHER, INSTANCE, 403, "instance"),
         ("i-stranger", INSTANCE, 403, "instance"),
         (INSTANCE, "I-095AF01FB0461E052", 200, ""),
