@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::fuse::control::{Answer, IOCTL, Progress, Request, decode, encode};
 use crate::keys::{Handover, KeyId, KeyRing};
 use crate::store::{StoreOptions, open_root};
 use crate::sys::process;
-use crate::volume::{Volume, VolumeError, VolumeLock};
+use crate::volume::{CONTROL_DIR, Volume, VolumeError, VolumeLock};
 
 /// How often the progress of a walk is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -61,7 +62,7 @@ impl Reach {
                 lock.record_pid();
                 Ok(Reach::Unmounted { backing, _lock: lock })
             }
-            Err(error @ VolumeError::InUse { .. }) => match umount::mountpoints_of(&backing)?.first() {
+            Err(error @ VolumeError::InUse { .. }) => match umount::mountpoints_of(&backing, &believed(&backing))?.first() {
                 Some(mountpoint) => Ok(Reach::Mounted(Daemon::at(mountpoint)?)),
                 None => Err(Failure::from(error).remedy(
                     "it is mounted where this process cannot see it, or another command works on it: run this there, or later",
@@ -109,9 +110,20 @@ impl Reach {
             return Err(Failure::new(Code::Failure, format!("the walk over the headers ended early: {error}"))
                 .remedy("run the command again with --resume: what is done stays done"));
         }
+        // What it did not see may need any key: its counts prove nothing.
+        if !progress.complete {
+            return Err(Failure::new(Code::Failure, "the walk over the headers was stopped before its end")
+                .remedy("run the command again; a rotation with --resume: what is done stays done"));
+        }
         let by_key = progress.by_key.iter().filter_map(|(key, count)| Some((key.parse().ok()?, *count))).collect();
         Ok(Walked { counts: progress.counts, by_key, failures: progress.failures, elapsed: began.elapsed() })
     }
+}
+
+/// Whose daemon may say which headers need which key: root's, this user's, and that of the user who alone can open the control directory.
+fn believed(backing: &Path) -> Vec<u32> {
+    let owner = std::fs::symlink_metadata(backing.join(CONTROL_DIR)).ok().map(|metadata| metadata.uid());
+    [0, rustix::process::geteuid().as_raw()].into_iter().chain(owner).collect()
 }
 
 fn progress_bar(quiet: bool) -> ProgressBar {

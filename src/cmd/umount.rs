@@ -83,15 +83,21 @@ pub(super) fn mounted_at(mountpoint: &Path) -> Result<Option<Mounted>> {
     Ok(find(&table, mountpoint))
 }
 
-/// Where a volume is mounted, the latest mount first.
-pub(super) fn mountpoints_of(backing: &Path) -> Result<Vec<PathBuf>> {
+/// Where one of these users has mounted a volume, the latest mount first. Anybody can mount something that calls itself a mount of this
+/// volume; who speaks with a daemon says whose he believes.
+pub(super) fn mountpoints_of(backing: &Path, users: &[u32]) -> Result<Vec<PathBuf>> {
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| Failure::new(Code::Mount, "cannot read the mount table").because(&error))?;
+    Ok(find_all(&table, backing, users))
+}
+
+fn find_all(table: &[u8], backing: &Path, users: &[u32]) -> Vec<PathBuf> {
     let at = |line: &[u8]| {
         let place = PathBuf::from(OsString::from_vec(unescape(line.split(|&byte| byte == b' ').nth(4)?)));
-        find(line, &place).filter(|mounted| mounted.backing == backing).map(|_| place)
+        let mounted = find(line, &place).filter(|mounted| mounted.backing == backing)?;
+        mounted.user.is_some_and(|user| users.contains(&user)).then_some(place)
     };
-    Ok(table.split(|&byte| byte == b'\n').rev().filter_map(at).collect())
+    table.split(|&byte| byte == b'\n').rev().filter_map(at).collect()
 }
 
 fn find(table: &[u8], mountpoint: &Path) -> Option<Mounted> {
@@ -141,5 +147,18 @@ mod tests {
         assert_eq!(find(table, Path::new("/mnt/other")), None);
         assert_eq!(find(table, Path::new("/mnt")), None);
         assert_eq!(find(b"garbage\n\n - \\", Path::new("/mnt")), None);
+    }
+
+    /// Such a daemon could say of every header that it needs no old key.
+    #[test]
+    fn a_mount_that_another_user_passes_off_as_the_volumes_is_not_taken_for_it() {
+        let table = b"90 24 0:50 / /srv/x rw - fuse.envelopefs /srv/x.enc rw,user_id=0,group_id=0,allow_other\n\
+            91 24 0:51 / /mnt/mine rw - fuse.envelopefs /srv/x.enc rw,user_id=1000,group_id=0\n\
+            92 24 0:52 / /home/m/fake rw - fuse.envelopefs /srv/x.enc rw,user_id=1001,group_id=0,allow_other\n\
+            93 24 0:53 / /mnt/odd rw - fuse.envelopefs /srv/x.enc rw\n";
+        let backing = Path::new("/srv/x.enc");
+        assert_eq!(find_all(table, backing, &[0]), [Path::new("/srv/x")]);
+        assert_eq!(find_all(table, backing, &[0, 1000]), [Path::new("/mnt/mine"), Path::new("/srv/x")]);
+        assert!(find_all(table, Path::new("/srv/y.enc"), &[0, 1000, 1001]).is_empty());
     }
 }

@@ -287,8 +287,9 @@ impl Fs {
         self.store.as_ref().is_some_and(|store| store.wait_for_work(longest))
     }
 
-    /// Ends [`wait_for_background`](Self::wait_for_background).
+    /// Ends [`wait_for_background`](Self::wait_for_background), and a walk over the headers before its time.
     pub fn stop_background(&self) {
+        self.moved.end();
         if let Some(store) = &self.store {
             store.stop_background();
         }

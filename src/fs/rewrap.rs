@@ -163,6 +163,8 @@ struct Pending {
 #[derive(Default)]
 pub(super) struct Moved {
     watched: AtomicBool,
+    /// The filesystem ends: a walk must not keep its keys.
+    ended: AtomicBool,
     places: Mutex<Vec<(Arc<dyn BackingDir>, OsString)>>,
 }
 
@@ -172,6 +174,11 @@ impl Moved {
         if self.watched.load(Ordering::Acquire) {
             self.places.lock().push((dir.clone(), entry.to_os_string()));
         }
+    }
+
+    /// Has a walk under way stop, and any later one.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -192,6 +199,7 @@ impl Fs {
         self.moved.places.lock().clear();
         outcome?;
         if walk.task == Task::Rewrap
+            && !self.moved.ended.load(Ordering::Relaxed)
             && let Some(store) = &self.store
         {
             self.commit_all()?;
@@ -221,7 +229,7 @@ impl Fs {
             lister.list(vec![Pending { parent: self.root.clone(), entry: ".".into(), path: PathBuf::new() }])?;
             loop {
                 let moved = std::mem::take(&mut *self.moved.places.lock());
-                if moved.is_empty() || walk.is_stopped() {
+                if moved.is_empty() || !self.walks_on(walk) {
                     return Ok(());
                 }
                 for (dir, entry) in moved {
@@ -229,6 +237,14 @@ impl Fs {
                 }
             }
         })
+    }
+
+    /// Whether a walk goes on.
+    fn walks_on(&self, walk: &HeaderWalk) -> bool {
+        if self.moved.ended.load(Ordering::Relaxed) {
+            walk.stop();
+        }
+        !walk.is_stopped()
     }
 
     fn work_on_headers(&self, walk: &HeaderWalk, batches: &Mutex<Receiver<Batch>>) {
@@ -352,7 +368,7 @@ struct Lister<'a> {
 impl Lister<'_> {
     fn list(&mut self, mut pending: Vec<Pending>) -> Result<()> {
         while let Some(Pending { parent, entry, path }) = pending.pop() {
-            if self.walk.is_stopped() {
+            if !self.fs.walks_on(self.walk) {
                 return Ok(());
             }
             let dir = match parent.open_dir(&entry) {
@@ -412,7 +428,11 @@ impl Lister<'_> {
         self.walk.files.fetch_add(1, Ordering::Relaxed);
         self.walk.failed.fetch_add(1, Ordering::Relaxed);
         let what = format!("the directory cannot be listed: {error}");
-        self.walk.failures.lock().push(Failed { path: self.fs.plain_path(path), what });
+        let path = self.fs.plain_path(path);
+        let mut failures = self.walk.failures.lock();
+        if failures.len() < MAX_FAILURES {
+            failures.push(Failed { path, what });
+        }
     }
 
     /// What was renamed while the walk was under way.
@@ -439,7 +459,7 @@ impl Lister<'_> {
         let _ = self.queue.send(batch);
         if self.walk.rate > 0 {
             let due = Duration::from_secs_f64(self.sent as f64 / self.walk.rate as f64);
-            while !self.walk.is_stopped() {
+            while self.fs.walks_on(self.walk) {
                 let ahead = due.saturating_sub(self.began.elapsed());
                 if ahead.is_zero() {
                     break;

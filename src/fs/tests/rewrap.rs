@@ -234,6 +234,26 @@ fn what_cannot_be_rewrapped_is_counted_and_named() {
     assert!(failures[0].what.contains("magic"), "{}", failures[0].what);
 }
 
+/// It holds the filesystem, and with it the keys, that a lease or a session may be waiting to be rid of.
+#[test]
+fn a_slow_walk_ends_with_its_filesystem() {
+    let mut volume = Volume::new();
+    let fs = volume.scratch.mount();
+    plant(&fs, 40, 8);
+    volume.rotate();
+    let walk = HeaderWalk::new(Task::Rewrap, 1);
+    std::thread::scope(|scope| {
+        let walking = scope.spawn(|| fs.walk_headers(&walk, 1));
+        while walk.counts().files == 0 {
+            std::thread::yield_now();
+        }
+        fs.stop_background();
+        walking.join().unwrap().unwrap();
+    });
+    assert!(walk.is_stopped() && walk.counts().files < 320, "{:?}", walk.counts());
+    fs.shut_down().unwrap();
+}
+
 #[test]
 fn a_walk_can_be_slowed_and_stopped_and_there_is_one_at_a_time() {
     let mut volume = Volume::new();
