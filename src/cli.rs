@@ -407,6 +407,9 @@ pub struct KeyAdd {
     /// Or a recovery key.
     #[command(flatten)]
     pub recovery: NewRecovery,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
     /// Open the volume and the new credential, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -537,6 +540,9 @@ pub struct Recover {
     /// Only see whether the recovery key opens the volume.
     #[arg(long)]
     pub dry_run: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The credential of a slot to be made. Without any, a passphrase is asked for on the terminal.
@@ -579,6 +585,9 @@ pub struct KeyRemove {
     /// A credential that opens the volume; it may be that of the slot to remove.
     #[command(flatten)]
     pub credentials: Credentials,
+    /// Refuse any volume but this one.
+    #[arg(long, value_name = "UUID")]
+    pub volume_id: Option<Uuid>,
     /// Change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -656,9 +665,25 @@ pub struct Attest {
     /// Directory with vcek/CHIP/TCB_vcek.der and, if need be, cert_chain.pem.
     #[arg(long, value_name = "PATH", help_heading = "Certificates")]
     pub cert_dir: Option<PathBuf>,
+    /// Fetch the VCEK's certificate from AMD's key distribution server if the directory does not have it, and keep it there. The server
+    /// learns which chip it is for.
+    #[cfg(feature = "network")]
+    #[arg(long, requires = "cert_dir", help_heading = "Certificates")]
+    pub fetch: bool,
+    /// Another server to fetch from, a mirror say.
+    #[cfg(feature = "network")]
+    #[arg(long, value_name = "URL", default_value = "https://kdsintf.amd.com", help_heading = "Certificates")]
+    pub kds: String,
+    /// PEM certificates of the authorities that are trusted for that connection, instead of the system's.
+    #[cfg(feature = "network")]
+    #[arg(long, value_name = "PATH", help_heading = "Certificates")]
+    pub kds_ca_file: Option<PathBuf>,
     /// Table of certificates as the host hands it out, auxblob of configfs-tsm.
     #[arg(long, value_name = "PATH", help_heading = "Certificates")]
     pub cert_table: Option<PathBuf>,
+    /// Revocation list in DER. With any, one of them must be the root's and in force, and none may name a certificate of the chain.
+    #[arg(long, value_name = "PATH", help_heading = "Certificates")]
+    pub crl: Vec<PathBuf>,
     /// Launch measurement that is allowed; with several, one of them.
     #[arg(long, value_name = "HEX", help_heading = "Demands")]
     pub measurement: Vec<String>,

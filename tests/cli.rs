@@ -281,6 +281,12 @@ fn any_slot_opens_and_the_last_one_stays() {
     drop(Background(&volume));
     drop(Background::new(&volume, "mount {b} {m} -o passphrase_file={d}/pass,key_file={k}"));
 
+    let pinned = "--volume-id 00000000-0000-4000-8000-000000000000";
+    for verb in ["add --new-passphrase-file {d}/pass", "remove", "rebind --new-passphrase-file {d}/pass"] {
+        let slot = if verb.starts_with("add") { "" } else { "1" };
+        let command = format!("key {verb} --key-file {{k}} {pinned} {{b}} {slot}");
+        fails(&mut envelopefs(&volume, command.trim()), code::FAILURE, "this is volume");
+    }
     succeed(&mut envelopefs(&volume, "key remove --passphrase-file {d}/pass {b} 1"));
     fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::WRONG_KEY, "no key slot for key-file");
     fails(&mut envelopefs(&volume, "key remove --passphrase-file {d}/pass {b} 2"), code::FAILURE, "the last one");
@@ -680,8 +686,14 @@ fn a_recovery_key_opens_when_all_else_is_lost_and_gives_a_new_slot() {
     fails(&mut recover(&[&foreign], "--dry-run"), code::WRONG_KEY, "made for another volume");
     fails(&mut recover(&[all[0], all[1], &foreign], "--dry-run"), code::PROVIDER, "different recovery keys");
     common::write_key(&volume.dir().join("new-key"));
+    let foretold = succeed(&mut recover(&all[1..4], "--dry-run --json"));
+    assert!(foretold.contains(r#""opened":2"#) && foretold.contains(r#""dry_run":true"#), "{foretold}");
     let said = succeed(&mut recover(&all[1..4], "--new-key-file {d}/new-key"));
     assert!(said.contains("Added key slot 3"), "{said}");
+    common::write_key(&volume.dir().join("further-key"));
+    let json = succeed(&mut recover(&all[1..4], "--new-key-file {d}/further-key --json"));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("one JSON object");
+    assert_eq!((&json["slot"], &json["opened"]), (&4.into(), &2.into()), "{json}");
     // The shares are a credential like any other, also for a mount.
     let words: Vec<String> = (2..).zip(&all[1..3]).map(|(n, file)| format!("&file-{n}={}", file.display())).collect();
     let spec = format!("recovery:?file={}{}", all[0].display(), words.concat());

@@ -195,6 +195,67 @@ fn a_server_that_is_silent_does_not_hang_a_mount() {
     assert_eq!(server.calls(), before + 1, "one slot is enough to find that out");
 }
 
+/// A genuine certificate from a stand-in for AMD's server: fetched once, kept, and believed as little as one from a file.
+#[cfg(feature = "sev-snp")]
+#[test]
+fn a_chips_certificate_is_fetched_once_and_kept() {
+    use server::Reply;
+
+    let fixture = |name: &str| format!("{}/tests/fixtures/sev-snp/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (place, authority) = (scratch(), Authority::new());
+    let path = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("ca.pem"), &authority.pem).unwrap();
+    let (report, vcek) = (fs::read(fixture("milan-report.bin")).unwrap(), fs::read(fixture("milan-vcek.der")).unwrap());
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let chip = hex(&report[0x1A0..0x1E0]);
+    let right = format!("/vcek/v1/Milan/{chip}?blSPL=03&teeSPL=00&snpSPL=08&ucodeSPL=115");
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(vec![
+        Reply::text(404, "no such chip"),
+        Reply::text(200, "no certificate"),
+        Reply::HangUp,
+        Reply::HangUp,
+        Reply::HangUp,
+        Reply::HangUp,
+    ]));
+    let left = answers.clone();
+    let server = Server::tls(&authority, move |call| {
+        let mut left = left.lock().unwrap();
+        match left.is_empty() {
+            false => left.remove(0),
+            true if call.path == right => Reply::Is(200, vec![], vcek.clone()),
+            true => Reply::text(404, &call.path),
+        }
+    });
+    let (url, kept) = (server.url(), path(&format!("certificates/vcek/{chip}")));
+    let attest = |more: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args([
+            "attest",
+            "--allow-version-2",
+            "--at",
+            "2026-11-23T00:00:00Z",
+            "--report",
+            &fixture("milan-report.bin"),
+        ]);
+        run(command.args(["--cert-dir", &path("certificates")]).args(more))
+    };
+    let fetching = ["--fetch", "--kds", &url, "--kds-ca-file", &path("ca.pem")];
+    for (code, says) in [(PROVIDER, "status 404"), (PROVIDER, "cannot be right"), (PROVIDER, "cannot be reached")] {
+        let output = attest(&fetching);
+        assert!(output.status.code() == Some(code) && text(&output).contains(says), "no {says}: {}", text(&output));
+        assert!(!std::path::Path::new(&kept).exists(), "what is no certificate is not kept");
+    }
+    let output = attest(&fetching[..3]);
+    assert!(output.status.code() == Some(PROVIDER) && text(&output).contains("not trusted"), "{}", text(&output));
+    assert!(attest(&[]).status.code() == Some(1), "not fetched unless told");
+    let output = attest(&fetching);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 1, "and nothing unfinished");
+    let calls = server.calls();
+    assert!(attest(&fetching).status.success() && attest(&[]).status.success());
+    assert_eq!(server.calls(), calls, "it is there");
+}
+
 // moto.
 
 /// Makes keys and users, and then has signatures and permissions checked.

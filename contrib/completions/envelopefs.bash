@@ -232,7 +232,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__attest)
-            opts="-h --report --nonce --output --json --at --vcek --vek --cert-chain --cert-dir --cert-table --measurement --author-key --minimum-guest-svn --host-data --vmpl --minimum-tcb --policy-set --policy-clear --platform-set --allow-debug --allow-migration --allow-vlek --allow-version-2 --help"
+            opts="-h --report --nonce --output --json --at --vcek --vek --cert-chain --cert-dir --fetch --kds --kds-ca-file --cert-table --crl --measurement --author-key --minimum-guest-svn --host-data --vmpl --minimum-tcb --policy-set --policy-clear --platform-set --allow-debug --allow-migration --allow-vlek --allow-version-2 --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -270,7 +270,19 @@ _envelopefs() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --kds)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kds-ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --cert-table)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --crl)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -986,7 +998,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__add)
-            opts="-h --key-file --passphrase-file --passphrase-fd --provider --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --json --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --volume-id --dry-run --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1049,6 +1061,10 @@ _envelopefs() {
                     return 0
                     ;;
                 --output-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --volume-id)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1370,7 +1386,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__key__subcmd__remove)
-            opts="-h --key-file --passphrase-file --passphrase-fd --provider --dry-run --json --help"
+            opts="-h --key-file --passphrase-file --passphrase-fd --provider --volume-id --dry-run --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1389,6 +1405,10 @@ _envelopefs() {
                     return 0
                     ;;
                 --provider)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --volume-id)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1576,7 +1596,7 @@ _envelopefs() {
             return 0
             ;;
         envelopefs__subcmd__recover)
-            opts="-h --recovery-file --recovery-fd --volume-id --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --help"
+            opts="-h --recovery-file --recovery-fd --volume-id --new-key-file --make-key-file --new-passphrase-file --new-passphrase-fd --new-provider --label --insecure-no-recovery-slot --argon2-memory --argon2-passes --argon2-lanes --new-recovery --shares --threshold --words --output-dir --yes --dry-run --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

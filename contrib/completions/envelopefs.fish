@@ -104,6 +104,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l shares -d 'Split it into so many shares, 2 to 255' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l threshold -d 'So many of the shares are needed, 2 to all' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l output-dir -d 'Write it into files in this directory, one for each share and readable by their owner alone, instead of showing it' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l volume-id -d 'Refuse any volume but this one' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l make-key-file -d 'Make the key file named by --new-key-file; it must not exist yet'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l insecure-no-recovery-slot -d 'Make do with key slots that this machine alone can open (sev-snp): its loss is then the loss of the data'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from add" -l new-recovery -d 'Make a recovery key, to be printed and kept: it opens the volume when all else is lost'
@@ -116,6 +117,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_se
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l passphrase-file -d 'File with a passphrase; one line ending at its end is not part of it' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l passphrase-fd -d 'Read a passphrase from this open file descriptor up to its end' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l provider -d 'A key provider, as kind:target?name=value&name=value, or the path of a file that says the same in TOML' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l volume-id -d 'Refuse any volume but this one' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l dry-run -d 'Change nothing'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -l json -d 'Print one JSON object instead of text'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand key; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help'
@@ -261,6 +263,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l new-re
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l words -d 'Words of a list instead of groups of letters and digits'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l yes -d 'Do not ask whether it was written down'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l dry-run -d 'Only see whether the recovery key opens the volume'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -l json -d 'Print one JSON object instead of text'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand recover" -s h -l help -d 'Print help'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l report -d 'Read the report from a file instead of asking this guest\'s secure processor' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l nonce -d 'What the report must hold as report data, 64 bytes; without it a report that is asked for holds random bytes, and of one from a file it stays open how old it is' -r
@@ -269,7 +272,10 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l at -d '
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l vek -l vcek -d 'Certificate of the signing key (VCEK or VLEK), in DER or PEM; others in the same file may be its chain' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l cert-chain -d 'Certificates of its authorities (ASK or ASVK, and ARK); for a VCEK AMD\'s are compiled in' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l cert-dir -d 'Directory with vcek/CHIP/TCB_vcek.der and, if need be, cert_chain.pem' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l kds -d 'Another server to fetch from, a mirror say' -r
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l kds-ca-file -d 'PEM certificates of the authorities that are trusted for that connection, instead of the system\'s' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l cert-table -d 'Table of certificates as the host hands it out, auxblob of configfs-tsm' -r -F
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l crl -d 'Revocation list in DER. With any, one of them must be the root\'s and in force, and none may name a certificate of the chain' -r -F
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l measurement -d 'Launch measurement that is allowed; with several, one of them' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l author-key -d 'Digest of the author key of the ID block that is allowed; with several, one of them' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l minimum-guest-svn -d 'Least security version of the guest' -r
@@ -280,6 +286,7 @@ complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l policy-
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l policy-clear -d 'Bits that it must not have' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l platform-set -d 'Bits that the description of the platform must have' -r
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l json -d 'Print one JSON object instead of text'
+complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l fetch -d 'Fetch the VCEK\'s certificate from AMD\'s key distribution server if the directory does not have it, and keep it there. The server learns which chip it is for'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-debug -d 'Accept a guest that its host may debug'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-migration -d 'Accept a guest that a migration agent may move'
 complete -c envelopefs -n "__fish_envelopefs_using_subcommand attest" -l allow-vlek -d 'Accept a cloud provider\'s key (VLEK)'

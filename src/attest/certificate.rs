@@ -4,8 +4,11 @@
 
 use der::asn1::ObjectIdentifier;
 use der::{Decode, DecodePem, Encode};
+use x509_cert::crl::CertificateList;
 use x509_cert::der;
+use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::BasicConstraints;
+use x509_cert::serial_number::SerialNumber;
 
 use super::report::Product;
 
@@ -41,8 +44,11 @@ pub enum CertificateError {
     /// Not in the form of one.
     #[error("not a certificate in DER or PEM: {0}")]
     Malformed(String),
+    /// Not in the form of a revocation list.
+    #[error("not a revocation list in DER: {0}")]
+    List(String),
     /// Not in the one encoding that DER has, so what is signed would be in doubt.
-    #[error("the certificate is not encoded as DER demands")]
+    #[error("it is not encoded as DER demands")]
     Encoding,
     /// Something that must be there once is not, or twice, or of another form.
     #[error("the certificate's {0} is missing, there twice or malformed")]
@@ -104,6 +110,11 @@ impl Certificate {
             text = rest;
         }
         Ok(all)
+    }
+
+    /// As it was read.
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     /// What is signed.
@@ -194,6 +205,56 @@ impl Certificate {
     /// Which cloud provider a VLEK was made for.
     pub fn cloud_provider(&self) -> Option<String> {
         der::asn1::Ia5StringRef::from_der(self.amd("5")?).ok().map(|id| id.as_str().to_owned())
+    }
+}
+
+/// A list of revoked certificates (CRL, RFC 5280, section 5), as AMD's key distribution server has one of each root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevocationList {
+    pub(super) x509: CertificateList,
+}
+
+impl RevocationList {
+    /// Takes DER.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn from_der(bytes: &[u8]) -> Result<Self, CertificateError> {
+        if bytes.len() > MAX_INPUT {
+            return Err(CertificateError::TooLarge);
+        }
+        let x509 = CertificateList::from_der(bytes).map_err(|error| CertificateError::List(error.to_string()))?;
+        // As of certificates: the signature is verified over an encoding of what was read.
+        if x509.to_der().map_err(malformed)? != bytes {
+            return Err(CertificateError::Encoding);
+        }
+        Ok(RevocationList { x509 })
+    }
+
+    /// What is signed.
+    pub(super) fn signed(&self) -> Result<Vec<u8>, CertificateError> {
+        self.x509.tbs_cert_list.to_der().map_err(malformed)
+    }
+
+    /// Seconds since 1970 between which it is in force. A list without an end is never: it may be of any age.
+    pub(super) fn validity(&self) -> (u64, u64) {
+        let list = &self.x509.tbs_cert_list;
+        let seconds = |time: &x509_cert::time::Time| time.to_unix_duration().as_secs();
+        (seconds(&list.this_update), list.next_update.as_ref().map_or(0, seconds))
+    }
+
+    pub(super) fn names(&self, serial: &SerialNumber) -> bool {
+        self.x509.tbs_cert_list.revoked_certificates.iter().flatten().any(|entry| entry.serial_number == *serial)
+    }
+
+    /// Whether it is a part of a list, a change to one, or somebody else's entries are in it: all of these say so by an extension that
+    /// is critical, and none of those is known here.
+    pub(super) fn is_special(&self) -> bool {
+        let list = &self.x509.tbs_cert_list;
+        let entries =
+            list.revoked_certificates.iter().flatten().filter_map(|entry| entry.crl_entry_extensions.as_ref());
+        let mut all = entries.chain(&list.crl_extensions).flatten();
+        all.any(|extension: &Extension| extension.critical)
     }
 }
 
@@ -409,6 +470,7 @@ mod tests {
             let _ = read_table(&table(&entries, &data));
             let _ = read_table(&table(&small, &data));
             let _ = read_table(&data);
+            let _ = RevocationList::from_der(&data);
         }
     }
 }

@@ -15,7 +15,7 @@ pub mod report;
 pub(crate) mod simulated;
 pub mod verify;
 
-pub use certificate::{CertificateError, Endorsement};
+pub use certificate::{CertificateError, Endorsement, RevocationList};
 pub use device::{DeviceGuest, GuestError, KeyRequest, SnpGuest};
 pub use report::{Product, Report, ReportError, Signer, Tcb};
 pub use verify::{Demands, Roots, VerifiedReport, VerifyError};

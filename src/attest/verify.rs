@@ -5,8 +5,8 @@
 //! very bytes of the report; the report meets the [`Demands`]. Every default demands the strict thing.
 //!
 //! The crate sev verifies signatures alone, and those over an encoding of its own; what is here does not rely on it. Signatures are
-//! aws-lc-rs's: RSASSA-PSS with SHA-384 (RFC 8017) between certificates, ECDSA P-384 with SHA-384 (FIPS 186-5) over the report. Revocation lists are
-//! not consulted.
+//! aws-lc-rs's: RSASSA-PSS with SHA-384 (RFC 8017) between certificates, ECDSA P-384 with SHA-384 (FIPS 186-5) over the report. Revocation lists
+//! are consulted where the demands bring some.
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use sev::certs::snp::builtin;
 use sha2::{Digest, Sha256};
 use x509_cert::der::asn1::ObjectIdentifier;
 
-use super::certificate::{Certificate, CertificateError, EC, Endorsement, P384, RSA, RSA_PSS};
+use super::certificate::{Certificate, CertificateError, EC, Endorsement, P384, RSA, RSA_PSS, RevocationList};
 use super::report::{Product, Report, ReportError, Signer, Tcb, hex, policy, unhex};
 
 /// AMD's root certificates (ARK): SHA-256 of their DER.
@@ -111,6 +111,9 @@ pub struct Demands {
     pub minimum_guest_svn: u32,
     /// HOST_DATA.
     pub host_data: Option<[u8; 32]>,
+    /// Lists of revoked certificates. If there are any, one must be the root's and in force, and none may name a certificate of the chain;
+    /// without any, nothing is known of revocation.
+    pub revocations: Vec<RevocationList>,
 }
 
 /// Why a report is not believed or does not do.
@@ -129,6 +132,10 @@ pub enum VerifyError {
     #[error("the certificate of {whose} {problem}")]
     #[allow(missing_docs)]
     Chain { whose: String, problem: &'static str },
+    /// A revocation list is not there or cannot be believed.
+    #[error("the revocation list of {whose} {problem}")]
+    #[allow(missing_docs)]
+    Revocations { whose: String, problem: &'static str },
     /// The chain ends in a root that is not AMD's.
     #[error("the root certificate {name} (SHA-256 {digest}) is not one of AMD's")]
     #[allow(missing_docs)]
@@ -212,6 +219,9 @@ pub fn verify(
     ] {
         link(certificate, name, issuer, is_authority, now)?;
     }
+    if !demands.revocations.is_empty() {
+        not_revoked(&demands.revocations, [(root, &root_name), (authority, &authority_name), (key, key_name)], now)?;
+    }
 
     // What the key stands for.
     same("generation", report.product().unwrap_or(product), product)?;
@@ -281,13 +291,55 @@ fn link(
     if certificate.x509.signature_algorithm.oid != RSA_PSS || own.signature != certificate.x509.signature_algorithm {
         return Err(chain(name, "is not signed with RSASSA-PSS"));
     }
-    let spki = &above.subject_public_key_info;
-    let key = spki.subject_public_key.as_bytes().filter(|_| spki.algorithm.oid == RSA);
-    let key = key.ok_or_else(|| chain(name, "has an issuer without an RSA key"))?;
+    let key = rsa_key(issuer).ok_or_else(|| chain(name, "has an issuer without an RSA key"))?;
     let signature = certificate.x509.signature.as_bytes().unwrap_or_default();
     UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key)
         .verify(&certificate.signed()?, signature)
         .map_err(|_| VerifyError::Signature(format!("the certificate of {name}")))
+}
+
+fn rsa_key(issuer: &Certificate) -> Option<&[u8]> {
+    let spki = &issuer.x509.tbs_certificate.subject_public_key_info;
+    spki.subject_public_key.as_bytes().filter(|_| spki.algorithm.oid == RSA)
+}
+
+/// Nothing of a chain may be in a list of its issuer's. The root's own list must be there and in force, or an old one would hide what was
+/// revoked since; that of an authority counts if there is one. Lists of others say nothing here.
+fn not_revoked(
+    lists: &[RevocationList],
+    [root, authority, key]: [(&Certificate, &str); 3],
+    now: Timestamp,
+) -> Result<(), VerifyError> {
+    let now = u64::try_from(now.as_second()).unwrap_or(0);
+    let mut root_is_current = false;
+    for ((issuer, issuer_name), subjects) in [(root, [root, authority]), (authority, [key, key])] {
+        let (name, problem) = (&issuer.x509.tbs_certificate.subject, |problem| VerifyError::Revocations {
+            whose: issuer_name.into(),
+            problem,
+        });
+        for list in lists.iter().filter(|list| list.x509.tbs_cert_list.issuer == *name) {
+            let (algorithm, tbs) = (&list.x509.signature_algorithm, &list.x509.tbs_cert_list);
+            let key = rsa_key(issuer).filter(|_| algorithm.oid == RSA_PSS && tbs.signature == *algorithm);
+            let key = key.ok_or_else(|| problem("is not signed with RSASSA-PSS"))?;
+            let signature = list.x509.signature.as_bytes().unwrap_or_default();
+            UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key)
+                .verify(&list.signed()?, signature)
+                .map_err(|_| VerifyError::Signature(format!("the revocation list of {issuer_name}")))?;
+            if list.is_special() {
+                return Err(problem("is not a whole one, or has critical extensions that are not known here"));
+            }
+            // Even by a list that has ended: nothing that was revoked comes back.
+            let revoked = |(subject, _): &(&Certificate, &str)| list.names(&subject.x509.tbs_certificate.serial_number);
+            if let Some((_, whose)) = subjects.into_iter().find(revoked) {
+                return Err(chain(whose, "was revoked"));
+            }
+            let (from, to) = list.validity();
+            root_is_current |= issuer_name == root.1 && (from..=to).contains(&now);
+        }
+    }
+    let missing =
+        || VerifyError::Revocations { whose: root.1.into(), problem: "that is in force now is not among those given" };
+    if root_is_current { Ok(()) } else { Err(missing()) }
 }
 
 fn same<T: PartialEq + std::fmt::Display>(what: &'static str, report: T, certificate: T) -> Result<(), VerifyError> {

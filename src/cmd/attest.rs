@@ -12,10 +12,12 @@ use super::{Code, Failure, Result};
 use crate::attest::certificate::{self, Certificate};
 use crate::attest::report::{LEN, hex, unhex};
 use crate::attest::{
-    CertificateError, Demands, DeviceGuest, Endorsement, Product, Report, Roots, Signer, SnpGuest, VerifiedReport,
-    verify,
+    CertificateError, Demands, DeviceGuest, Endorsement, Product, Report, RevocationList, Roots, Signer, SnpGuest,
+    VerifiedReport, verify,
 };
 use crate::cli::Attest;
+#[cfg(feature = "network")]
+use crate::keys::http::{Http, HttpOptions, Request};
 
 pub(super) fn run(args: Attest) -> Result<ExitCode> {
     let nonce = args.nonce.as_deref().map(|text| bytes::<64>("--nonce", text)).transpose()?;
@@ -34,6 +36,7 @@ pub(super) fn run(args: Attest) -> Result<ExitCode> {
         author_keys: args.author_key.iter().map(|text| bytes("--author-key", text)).collect::<Result<_>>()?,
         minimum_guest_svn: args.minimum_guest_svn,
         host_data: args.host_data.as_deref().map(|text| bytes("--host-data", text)).transpose()?,
+        revocations: args.crl.iter().map(|path| revocation_list(path)).collect::<Result<_>>()?,
     };
     let report = match &args.report {
         Some(path) => read(path, LEN)?,
@@ -89,6 +92,11 @@ fn bytes<const N: usize>(option: &str, text: &str) -> Result<[u8; N]> {
         .ok_or_else(|| Failure::new(Code::Usage, format!("{option} is not {} hexadecimal digits ({N} bytes)", 2 * N)))
 }
 
+fn revocation_list(path: &Path) -> Result<RevocationList> {
+    let bytes = read(path, certificate::MAX_INPUT)?;
+    RevocationList::from_der(&bytes).map_err(|error| file("use", path, &error))
+}
+
 /// The certificates, from wherever the caller has them.
 fn endorsement(args: &Attest, report: &Report) -> Result<Endorsement> {
     let parse = |path: &Path| {
@@ -107,6 +115,10 @@ fn endorsement(args: &Attest, report: &Report) -> Result<Endorsement> {
         // By chip and firmware version, which is what AMD's key distribution server asks for.
         let (chip, tcb) = (hex(hardware_id(report)), report.reported_tcb());
         let path = directory.join("vcek").join(chip).join(format!("{tcb}_vcek.der"));
+        #[cfg(feature = "network")]
+        if args.fetch && !path.exists() {
+            fetch(args, report, &path)?;
+        }
         all.extend(parse(&path)?);
         let chain = directory.join("cert_chain.pem");
         if chain.exists() {
@@ -119,7 +131,7 @@ fn endorsement(args: &Attest, report: &Report) -> Result<Endorsement> {
         let failure = if error == CertificateError::Empty { failure } else { failure.because(&error) };
         let ways = "name its file with --vek, a directory with --cert-dir, or the table of the host (auxblob of configfs-tsm) with --cert-table";
         failure.remedy(match address(report) {
-            Some(address) => format!("{ways}; AMD gives it out at {address}"),
+            Some(address) => format!("{ways}; AMD gives it out at {address}, from where --fetch has it"),
             None => ways.into(),
         })
     })
@@ -131,8 +143,52 @@ fn hardware_id(report: &Report) -> &[u8] {
     if report.product() == Some(Product::Turin) { chip.get(..8).unwrap_or(chip) } else { chip }
 }
 
-/// Where AMD's key distribution server has the certificate of a VCEK. Nothing is fetched: an address that leaves this machine names the chip.
+/// Fetches the certificate of a report's VCEK and keeps it at `path`. It is believed as little as one from any other place.
+#[cfg(feature = "network")]
+fn fetch(args: &Attest, report: &Report, path: &Path) -> Result<()> {
+    let nowhere = || {
+        Failure::new(
+            Code::Failure,
+            "AMD's server has no certificate for this report: its key is no VCEK, or the host masks the chip",
+        )
+        .remedy("name the certificate's file with --vek, or take the host's table: --cert-table")
+    };
+    let wanted = wanted(report).ok_or_else(nowhere)?;
+    let options = HttpOptions { ca_file: args.kds_ca_file.clone(), ..HttpOptions::default() };
+    let http = Http::new(format!("key distribution server {}", args.kds), options)?;
+    let endpoint = http.endpoint(&args.kds)?;
+    let answer = http.exchange(
+        http.deadline(),
+        &[endpoint],
+        |answer| answer.status >= 500,
+        |to| Ok(Request::get(to.join(&wanted))),
+    )?;
+    let certificate = match answer.status {
+        200 => Certificate::from_der(&answer.body).map_err(|error| http.answer(error.to_string()))?,
+        429 | 500.. => return Err(http.unreachable(format!("status {}", answer.status)).into()),
+        status => {
+            let remedy = "see whether the report's chip and firmware are AMD's: the server knows no others";
+            return Err(http.refused(format!("status {status} for {wanted}"), remedy).into());
+        }
+    };
+    let keep = || {
+        let directory = path.parent().unwrap_or(path);
+        std::fs::create_dir_all(directory)?;
+        // Whole or not at all, whoever else fetches it.
+        let unfinished = path.with_extension(format!("der.{}", std::process::id()));
+        std::fs::write(&unfinished, certificate.der())?;
+        std::fs::rename(&unfinished, path)
+    };
+    keep().map_err(|error| file("write", path, &error))
+}
+
+/// Where AMD's key distribution server has the certificate of a VCEK. Nothing is fetched unless told: the address names the chip.
 fn address(report: &Report) -> Option<String> {
+    wanted(report).map(|path| format!("https://kdsintf.amd.com/{path}"))
+}
+
+/// Path and query of a VCEK's certificate there (AMD publication 57230).
+fn wanted(report: &Report) -> Option<String> {
     let product = report.product().unwrap_or(Product::Milan);
     if report.signer() != Signer::Vcek || report.chip_id() == [0; 64] {
         return None;
@@ -147,7 +203,7 @@ fn address(report: &Report) -> Option<String> {
         format!("{short}SPL={level:02}")
     });
     let levels: Vec<_> = levels.collect();
-    Some(format!("https://kdsintf.amd.com/vcek/v1/{product}/{}?{}", hex(hardware_id(report)), levels.join("&")))
+    Some(format!("vcek/v1/{product}/{}?{}", hex(hardware_id(report)), levels.join("&")))
 }
 
 /// What was verified beside the report's being genuine.
@@ -157,6 +213,7 @@ fn not_compared(demands: &Demands) -> Vec<&'static str> {
         (demands.measurements.is_empty() && demands.author_keys.is_empty(), "launch measurement and author key"),
         (demands.host_data.is_none(), "HOST_DATA"),
         (demands.minimum_tcb == Default::default(), "firmware versions"),
+        (demands.revocations.is_empty(), "revocation lists"),
     ];
     open.into_iter().filter_map(|(is_open, what)| is_open.then_some(what)).collect()
 }

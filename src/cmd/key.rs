@@ -53,7 +53,8 @@ pub(super) fn outlives(description: &Description, gone: &[u32]) -> bool {
 pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = audit::unlock(&volume, Operation::SlotAdd, &credentials::existing(&args.credentials)?, None)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::SlotAdd, &credentials::existing(&args.credentials)?, args.volume_id)?;
     let uuid = volume.description().uuid();
     let provider = recovery::new_slot(&args.new, &args.recovery, uuid, args.dry_run, args.json)?;
     if provider.is_machine_bound() && !args.new.insecure_no_recovery_slot && !outlives(volume.description(), &[]) {
@@ -76,7 +77,8 @@ pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
 pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
-    let unlocked = audit::unlock(&volume, Operation::SlotRemove, &credentials::existing(&args.credentials)?, None)?;
+    let unlocked =
+        audit::unlock(&volume, Operation::SlotRemove, &credentials::existing(&args.credentials)?, args.volume_id)?;
     volume.check_removable(args.slot)?;
     if !outlives(volume.description(), &[args.slot]) {
         eprintln!(

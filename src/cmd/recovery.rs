@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -37,13 +38,25 @@ pub(super) fn run(args: Recover) -> Result<ExitCode> {
     }
     let credential = [Box::new(key) as Box<dyn KeyProvider>];
     let unlocked = audit::unlock(&volume, Operation::Recover, &credential, args.volume_id)?;
+    let opened = unlocked.slot();
     if args.dry_run {
-        println!("The recovery key opens key slot {} of volume {uuid}. Nothing was changed.", unlocked.slot());
+        match args.json {
+            true => println!("{}", json!({"volume": uuid.to_string(), "opened": opened, "dry_run": true})),
+            false => println!("The recovery key opens key slot {opened} of volume {uuid}. Nothing was changed."),
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let provider = new_slot(&args.new, &args.recovery, uuid, false, false)?;
-    audit::note(&volume, Some(&unlocked), Event::new(Operation::Recover).slot(unlocked.slot()));
+    let provider = new_slot(&args.new, &args.recovery, uuid, false, args.json)?;
+    audit::note(&volume, Some(&unlocked), Event::new(Operation::Recover).slot(opened));
     let slot = add_slot(&mut volume, &unlocked, &*provider, &args.new.label)?;
+    if args.json {
+        let with = provider.describe();
+        println!(
+            "{}",
+            json!({"volume": uuid.to_string(), "opened": opened, "slot": slot, "provider": with, "dry_run": false})
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("Added key slot {slot}: {}.", provider.describe());
     println!(
         "What opened the volume before still does: envelopefs key list, and key remove for what is lost or known to others."

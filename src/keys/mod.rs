@@ -22,7 +22,7 @@ mod fake_vault;
 pub mod hsm_api;
 #[cfg(feature = "network")]
 #[allow(dead_code, reason = "each network provider, a feature for itself, uses its part")]
-mod http;
+pub(crate) mod http;
 mod kek;
 pub mod key_file;
 #[cfg(all(test, feature = "hsm-api"))]

@@ -8,6 +8,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PSS_SHA384, RsaKeyPair};
 use x509_cert::certificate::{TbsCertificate, Version};
+use x509_cert::crl::{CertificateList, RevokedCert, TbsCertList};
 use x509_cert::der::asn1::{Any, BitString, Ia5StringRef, OctetString, UtcTime};
 use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{Encode, EncodePem, asn1::Null};
@@ -471,6 +472,102 @@ fn every_link_of_the_chain_is_looked_at() {
     let mut twin = Case::new(Product::Milan, false);
     (twin.vendor.root, twin.vendor.authority) = (case.vendor.root.clone(), case.vendor.authority.clone());
     assert_eq!(twin.verify_bytes(&bytes, &Demands::default()), signature("the report"));
+}
+
+/// A list of revoked serial numbers, to be made.
+#[derive(Clone)]
+struct List<'a> {
+    issuer: &'a str,
+    by: &'a RsaKeyPair,
+    serials: &'a [u8],
+    /// Seconds since 1970.
+    valid: (u64, Option<u64>),
+    critical: bool,
+}
+
+impl List<'_> {
+    fn make(&self) -> RevocationList {
+        let pss = Certificate::from_der(MILAN).unwrap().x509.signature_algorithm;
+        let time = |seconds| Time::UtcTime(UtcTime::from_unix_duration(Duration::from_secs(seconds)).unwrap());
+        let entry = |serial: &u8| RevokedCert {
+            serial_number: SerialNumber::new(&[*serial]).unwrap(),
+            revocation_date: time(self.valid.0),
+            crl_entry_extensions: None,
+        };
+        // Its number (RFC 5280, 5.2.3), which is not critical in an ordinary list.
+        let number = Extension {
+            extn_id: ObjectIdentifier::new_unwrap("2.5.29.20"),
+            critical: self.critical,
+            extn_value: OctetString::new(integer(1)).unwrap(),
+        };
+        let tbs_cert_list = TbsCertList {
+            version: Version::V2,
+            signature: pss.clone(),
+            issuer: Name::from_str(&format!("CN={},O=Advanced Micro Devices", self.issuer)).unwrap(),
+            this_update: time(self.valid.0),
+            next_update: self.valid.1.map(time),
+            revoked_certificates: (!self.serials.is_empty()).then(|| self.serials.iter().map(entry).collect()),
+            crl_extensions: Some(vec![number]),
+        };
+        let mut signature = vec![0; self.by.public_modulus_len()];
+        let tbs = tbs_cert_list.to_der().unwrap();
+        self.by.sign(&RSA_PSS_SHA384, &SystemRandom::new(), &tbs, &mut signature).unwrap();
+        let signature = BitString::from_bytes(&signature).unwrap();
+        let list = CertificateList { tbs_cert_list, signature_algorithm: pss, signature };
+        RevocationList::from_der(&list.to_der().unwrap()).unwrap()
+    }
+}
+
+/// All certificates made here have the serial number 0, as AMD's VCEKs have.
+#[test]
+fn what_was_revoked_is_refused() {
+    let case = Case::new(Product::Milan, false);
+    let with = |lists: &[List<'_>]| {
+        let revocations = lists.iter().map(List::make).collect();
+        case.verify_with(&Demands { revocations, ..Demands::default() })
+    };
+    let problem = |lists: &[List<'_>]| with(lists).unwrap_err().to_string();
+    let right = List {
+        issuer: "ARK-Milan",
+        by: &case.vendor.root,
+        serials: &[7],
+        valid: (1_750_000_000, Some(1_850_000_000)),
+        critical: false,
+    };
+    with(std::slice::from_ref(&right)).unwrap();
+    with(&[List { serials: &[], ..right.clone() }]).unwrap();
+    // Lists of others say nothing, however wrong.
+    let other = List { issuer: "ARK-Genoa", serials: &[0], critical: true, ..right.clone() };
+    with(&[other.clone(), right.clone()]).unwrap();
+
+    assert!(problem(&[List { serials: &[7, 0], ..right.clone() }]).contains("was revoked"));
+    let of_authority = List { issuer: "SEV-Milan", by: &case.vendor.authority, serials: &[0], ..right.clone() };
+    assert_eq!(problem(&[right.clone(), of_authority]), "the certificate of SEV-VCEK was revoked");
+    // Revoked once is revoked for ever.
+    let ended = List { valid: (1_700_000_000, Some(1_700_000_001)), ..right.clone() };
+    assert!(problem(&[List { serials: &[0], ..ended.clone() }, right.clone()]).contains("was revoked"));
+    with(&[ended.clone(), right.clone()]).unwrap();
+
+    let to_come = List { valid: (1_850_000_000, Some(1_860_000_000)), ..right.clone() };
+    for not_in_force in [ended, to_come, List { valid: (1_750_000_000, None), ..right.clone() }, other] {
+        assert!(problem(&[not_in_force]).contains("of ARK-Milan that is in force now is not among those given"));
+    }
+    assert!(problem(&[List { critical: true, ..right.clone() }]).contains("not a whole one"));
+    assert!(
+        problem(&[List { by: &case.vendor.authority, ..right.clone() }]).contains("signature over the revocation list")
+    );
+    // No byte of it can be changed.
+    let list = right.make();
+    let der = list.x509.to_der().unwrap();
+    for at in 0..der.len() {
+        let mut bytes = der.clone();
+        bytes[at] ^= 1;
+        let Ok(changed) = RevocationList::from_der(&bytes) else { continue };
+        let refused = case.verify_with(&Demands { revocations: vec![changed], ..Demands::default() });
+        assert!(refused.is_err(), "byte {at}");
+    }
+    assert!(RevocationList::from_der(&[&der[..], &[0]].concat()).is_err());
+    assert!(RevocationList::from_der(&vec![0x30; 100_000]).is_err());
 }
 
 #[test]
