@@ -743,7 +743,7 @@ fn take_pinned(spec: &mut ProviderSpec) -> Result<Pinned, ProviderError> {
 
 /// Reads a file of pinned keys.
 fn read_keys(path: &Path) -> Result<SigningKeys, ProviderError> {
-    let bytes = secret_file::read("signing key", path, MAX_PEM, Access::AsMounted)?;
+    let bytes = secret_file::read("signing key", path, MAX_PEM, Access::Believed)?;
     SigningKeys::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|error| ProviderError::Setup {
         fact: format!("the signing key {} cannot be used", path.display()),
         remedy: "name the PEM file with the public key that the operator of the key server has handed out",

@@ -319,7 +319,7 @@ impl Http {
     /// [`ProviderError::Setup`] or [`ProviderError::Spec`].
     pub(crate) fn new(provider: impl Into<String>, options: HttpOptions) -> Result<Self, ProviderError> {
         let read = |what, path: &Path, access| secret_file::read(what, path, MAX_PEM, access);
-        let authorities = options.ca_file.as_deref().map(|path| read("file of authorities", path, Access::AsMounted));
+        let authorities = options.ca_file.as_deref().map(|path| read("file of authorities", path, Access::Believed));
         let identity = options.identity.as_ref().map(|(certificate, key)| -> Result<_, ProviderError> {
             let (certificate, key) =
                 (read("client certificate", certificate, Access::AsMounted)?, read("client key", key, Access::Owner)?);

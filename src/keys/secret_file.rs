@@ -14,6 +14,8 @@ use super::ProviderError;
 pub(crate) enum Access {
     /// Its owner alone, who is this user or root.
     Owner,
+    /// Everybody may read it; only its owner may change it, for what it says is believed: authorities, a pinned key.
+    Believed,
     /// Whoever was given them by what makes the file: tokens that Kubernetes projects into a container are readable by all in it.
     AsMounted,
 }
@@ -48,6 +50,11 @@ pub(crate) fn read(what: &str, path: &Path, max: usize, access: Access) -> Resul
             let fact = format!("the {what} {shown} belongs to user {owner}, who is neither you (user {user}) nor root");
             return Err(setup(fact, "make a copy of your own with mode 600"));
         }
+    }
+    if access == Access::Believed && stat.st_mode & 0o022 != 0 {
+        let fact =
+            format!("the {what} {shown} can be changed by others than its owner (mode {:04o})", stat.st_mode & 0o7777);
+        return Err(setup(fact, "see that it is the right one, and take their write permission away: chmod go-w"));
     }
     // One more than may be there; filled in place, so that no smaller buffer with a part of it is left behind.
     let mut bytes = Zeroizing::new(vec![0; max.saturating_add(1)]);
@@ -123,6 +130,13 @@ mod tests {
             let error = read_word("token file", foreign.path(), Access::Owner).unwrap_err();
             assert!(error.to_string().contains("12345"), "{error}");
             read_word("token file", foreign.path(), Access::AsMounted).unwrap();
+        }
+        for (mode, right) in [(0o644, true), (0o444, true), (0o664, false), (0o646, false)] {
+            let read = word(mode, b"x", Access::Believed);
+            assert!(
+                read.is_ok() == right && !read.is_err_and(|error| !error.contains("changed by others")),
+                "{mode:o}"
+            );
         }
         for path in ["/dev/zero", "/", "/nonexistent"] {
             assert!(matches!(read("file", Path::new(path), 9, Access::Owner), Err(ProviderError::Setup { .. })));

@@ -10,6 +10,7 @@
 //! `kind`, `target`, and a key for each name. A secret is never a value, only a reference to one: a file or a descriptor.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -145,6 +146,11 @@ impl ProviderSpec {
         let wrong = |reason: String| SpecError::File { path: path.into(), reason };
         if !metadata.is_file() || metadata.len() > MAX_FILE {
             return Err(wrong(format!("no regular file of at most {MAX_FILE} bytes")));
+        }
+        // It says which servers and libraries are trusted with the master key.
+        if metadata.mode() & 0o022 != 0 {
+            let mode = metadata.mode() & 0o7777;
+            return Err(wrong(format!("others than its owner can change it (mode {mode:04o}): chmod go-w")));
         }
         let text = std::fs::read_to_string(path).map_err(io)?;
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.message().into()))?;
@@ -299,6 +305,12 @@ mod tests {
             let path = dir.path().join("p.toml");
             std::fs::write(&path, bad).unwrap();
             assert!(ProviderSpec::read(&path).is_err(), "{bad}");
+        }
+        let path = dir.path().join("q.toml");
+        std::fs::write(&path, "kind = 'a'").unwrap();
+        for (mode, right) in [(0o644, true), (0o664, false), (0o646, false)] {
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(ProviderSpec::read(&path).is_ok(), right, "{mode:o}");
         }
         assert!(ProviderSpec::read(dir.path()).is_err());
         assert!(ProviderSpec::read(Path::new("/dev/zero")).is_err());
