@@ -313,6 +313,10 @@ fn a_key_file_is_never_overwritten() {
     );
     assert_eq!(fs::read(volume.key()).unwrap(), before);
     assert!(fs::read_dir(volume.dir().join("new")).unwrap().next().is_none(), "nothing half made");
+    // Nor is one left in the way of the next attempt.
+    let half = "init --key-file {d}/k2 --make-key-file --provider key-file:/nonexistent {d}/new";
+    fails(&mut envelopefs(&volume, half), code::PROVIDER, "cannot open the key file");
+    assert!(!volume.dir().join("k2").exists());
     succeed(&mut envelopefs(&volume, "init --key-file {d}/k2 --make-key-file {d}/new"));
     let made = fs::metadata(volume.dir().join("k2")).unwrap();
     assert_eq!((made.len(), made.mode() & 0o7777), (32, 0o600));

@@ -1,5 +1,6 @@
 //! `envelopefs init`: makes a volume.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::credentials::{self, NewCredential};
@@ -13,13 +14,21 @@ pub(super) fn run(args: Init) -> Result<ExitCode> {
     let chosen = chosen(&args.credentials, args.make_key_file);
     // Before anything is asked for or made: a directory that cannot become a volume.
     Volume::check_vacant(&args.backing)?;
-    let providers: Vec<_> = chosen.iter().map(|one| credentials::new(one, &args.argon)).collect::<Result<_>>()?;
+    let mut made = MadeFiles(Vec::new());
+    let mut providers = Vec::new();
+    for one in &chosen {
+        providers.push(credentials::new(one, &args.argon)?);
+        if let NewCredential::KeyFile { path, make: true } = *one {
+            made.0.push(path.into());
+        }
+    }
     if !args.insecure_no_recovery_slot && providers.iter().all(|provider| provider.is_machine_bound()) {
         return Err(credentials::no_recovery());
     }
     let slots: Vec<_> =
         providers.iter().map(|provider| NewSlot { provider: &**provider, label: &args.label }).collect();
     let (volume, unlocked) = Volume::create(&args.backing, &slots)?;
+    made.0.clear();
     for (slot, provider) in (1..).zip(&providers) {
         audit::note(&volume, Some(&unlocked), Event::new(Operation::Init).slot(slot).provider(provider.kind()));
     }
@@ -34,6 +43,15 @@ pub(super) fn run(args: Init) -> Result<ExitCode> {
         println!("slot with: envelopefs key add {}", args.backing.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Key files made for a volume that does not come to be: they open nothing, and would be in the way of the next attempt.
+struct MadeFiles(Vec<PathBuf>);
+
+impl Drop for MadeFiles {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
 }
 
 /// A slot for each credential that is named; without any, for a passphrase that is asked for.

@@ -519,6 +519,9 @@ impl Session<'_> {
             (403, _, Call::Secret) => refused(
                 "these credentials may not act as this instance: check instance-id and the certificate or token",
             ),
+            (403, _, Call::Convert) => refused(
+                "either the server does not let this instance take over from the other (a tenant's policy says who may), or these credentials may not act as this instance",
+            ),
             (429 | 500 | 502..=504, ..) => http.unreachable(said),
             _ => http.answer(said),
         }
@@ -530,11 +533,15 @@ impl Session<'_> {
 enum Call {
     Key,
     Secret,
+    Convert,
 }
 
 impl From<Operation> for Call {
-    fn from(_: Operation) -> Self {
-        Call::Secret
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::Convert => Call::Convert,
+            Operation::Generate | Operation::Decrypt => Call::Secret,
+        }
     }
 }
 

@@ -490,6 +490,10 @@ fn a_take_over_believes_no_answer_more_than_a_mount_does() {
             assert!(matches!(error, ProviderError::Answer { .. }), "{operation} {fault:?}: {error}");
         }
     }
+    // What the server's policy forbids is not blamed on the credentials alone.
+    hsm.misbehave_in("convert-secret", Fault::Status(403));
+    let refused = unwrap(&takeover, &slot).unwrap_err();
+    assert!(refused.remedy().unwrap().contains("take over from the other"), "{refused}");
     hsm.misbehave_in("convert-secret", Fault::LongSealed);
     assert!(matches!(unwrap(&takeover, &slot), Err(ProviderError::Answer { .. })));
     // Another secret in the new form opens nothing: the old form is not given up for it.
