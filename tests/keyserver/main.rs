@@ -2,7 +2,8 @@
 //!
 //! Needs root, /dev/fuse, the Debian packages softhsm2, opensc, openssl, curl and postgresql, and Python's jsonschema; `contrib/test` sees to it.
 
-#![cfg(feature = "key-server")]
+// The client in it, too: outages are seen through it, and the demonstration mounts by it.
+#![cfg(all(feature = "hsm-api", feature = "key-server"))]
 
 mod commands;
 mod conformance;
