@@ -6,9 +6,11 @@
 pub mod control;
 mod served;
 pub mod session;
+mod turns;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,6 +24,7 @@ use fuser::{
 
 use control::Control;
 use served::Served;
+use turns::{Turn, Turns, Work};
 use zeroize::Zeroize;
 
 use crate::fs::{
@@ -38,6 +41,8 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// Their number from which on the kernel calls the filesystem congested: three quarters, its usual proportion.
 const CONGESTED: u16 = MAX_BACKGROUND / 4 * 3;
+/// Bytes from which on reading or writing is a long piece of work.
+const MANY_BYTES: usize = 64 << 10;
 
 thread_local! {
     /// What a thread reads into: as large as its largest request so far, kept between requests.
@@ -48,15 +53,41 @@ thread_local! {
 pub(crate) struct Adapter {
     served: Arc<Served>,
     control: Arc<Control>,
+    turns: Arc<Turns>,
+}
+
+/// The volume for one request. To be dropped after the answer, when the thread waits for its next turn.
+struct Serving<'a> {
+    // Dropped in this order: who waits must not keep keys.
+    fs: Arc<Fs>,
+    _turn: Turn<'a>,
+}
+
+impl Deref for Serving<'_> {
+    type Target = Fs;
+
+    fn deref(&self) -> &Fs {
+        &self.fs
+    }
 }
 
 impl Adapter {
-    pub(crate) fn new(served: Arc<Served>, control: Arc<Control>) -> Self {
-        Adapter { served, control }
+    pub(crate) fn new(served: Arc<Served>, control: Arc<Control>, turns: Arc<Turns>) -> Self {
+        Adapter { served, control, turns }
     }
 
-    fn fs(&self) -> Option<Arc<Fs>> {
-        self.served.get()
+    /// For a request that is answered at once unless something is wrong or slow.
+    fn fs(&self) -> Option<Serving<'_>> {
+        self.serving(Work::Quick)
+    }
+
+    /// For one that waits for the disk, or is a long piece of work.
+    fn fs_at_length(&self) -> Option<Serving<'_>> {
+        self.serving(Work::Long)
+    }
+
+    fn serving(&self, work: Work) -> Option<Serving<'_>> {
+        self.served.get().map(|fs| Serving { fs, _turn: self.turns.take(work) })
     }
 }
 
@@ -256,7 +287,7 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        if let Some(fs) = self.fs()
+        if let Some(fs) = self.served.get()
             && let Err(error) = fs.shut_down()
         {
             tracing::error!("at the end of the session, pending changes could not be written: {error}");
@@ -276,7 +307,8 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
-        if let Some(fs) = self.fs() {
+        // The library gives those of a batch one by one.
+        if let Some(fs) = self.serving(Work::Part) {
             fs.forget(ino(number), nlookup);
         }
     }
@@ -307,7 +339,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.serving(Work::long_if(size.is_some())) else { return reply.error(revoked()) };
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         match fs.setattr(&caller(req), ino(number), &set) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
@@ -438,7 +470,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.serving(Work::long_if(size as usize >= MANY_BYTES)) else { return reply.error(revoked()) };
         READ_BUFFER.with_borrow_mut(|buf| {
             let outcome = fs.read(handle(fh), offset, size as usize, buf);
             match outcome.as_ref().map(|range| buf.get(range.clone()).unwrap_or_default()) {
@@ -460,7 +492,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.serving(Work::long_if(data.len() >= MANY_BYTES)) else { return reply.error(revoked()) };
         let how = WriteHow {
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             kill_suid_sgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
@@ -497,7 +529,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, number: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         match fs.fsync(handle(fh), datasync) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fsync", req, number, &error)),
@@ -551,7 +583,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, req: &Request, number: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         match fs.fsyncdir(handle(fh)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fsyncdir", req, number, &error)),
@@ -636,7 +668,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         let Some(how) = fallocate_how(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         match fs.fallocate(&caller(req), handle(fh), offset, length, how) {
             Ok(()) => reply.ok(),
@@ -671,7 +703,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         // The reply has 32 bits: the kernel asks again for the rest.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
         match fs.copy_file_range(&caller(req), handle(fh_in), offset_in, handle(fh_out), offset_out, len) {
@@ -697,6 +729,7 @@ impl Filesystem for Adapter {
         if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
             return reply.error(Errno::EPERM);
         }
+        let _turn = self.turns.take(Work::Long);
         match self.control.answer(in_data) {
             Some(answer) => reply.ioctl(0, &answer),
             None => reply.error(Errno::EOVERFLOW),

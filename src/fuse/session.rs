@@ -1,6 +1,7 @@
 //! A mounted session: mounting, event threads, signals, unmounting.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use signal_hook::iterator::Signals;
 use super::Adapter;
 use super::control::Control;
 use super::served::Served;
+use super::turns::{Limits, Turns};
 use crate::fs::Fs;
 
 /// Everything written is made durable at least this often.
@@ -47,6 +49,8 @@ pub struct SessionOptions {
     pub dir_sync: bool,
     /// Event threads; 0 for the usual number.
     pub threads: usize,
+    /// How long an event thread looks for the next request before it sleeps, at most; the usual time if there is none.
+    pub busy_poll: Option<Duration>,
 }
 
 impl SessionOptions {
@@ -87,6 +91,14 @@ impl SessionOptions {
     fn thread_count(&self) -> usize {
         if self.threads == 0 { 4 } else { self.threads }
     }
+
+    fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        // With a single processor, who looks for requests keeps those who make them from it.
+        let alone = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+        let look = self.busy_poll.unwrap_or(if alone { Duration::ZERO } else { usual.look });
+        Limits { look, ..usual }
+    }
 }
 
 /// Leave to go on using the keys, which has to be asked for again and again.
@@ -114,6 +126,7 @@ pub struct Mounted {
     session: Session<Adapter>,
     served: Arc<Served>,
     control: Arc<Control>,
+    turns: Arc<Turns>,
     mountpoint: PathBuf,
 }
 
@@ -125,10 +138,12 @@ pub fn mount(fs: Arc<Fs>, mountpoint: &Path, options: &SessionOptions) -> io::Re
     let mountpoint = mountpoint.canonicalize()?;
     let served = Arc::new(Served::new(fs));
     let control = Arc::new(Control::new(served.clone()));
-    let adapter = Adapter::new(served.clone(), control.clone());
+    let turns = Turns::new(options.limits());
+    let adapter = Adapter::new(served.clone(), control.clone(), turns.clone());
     let session = Session::new(adapter, &mountpoint, &options.to_config())?;
     served.set_notifier(session.notifier());
-    Ok(Mounted { session, served, control, mountpoint })
+    turns.set_queue(session.as_fd().try_clone_to_owned()?);
+    Ok(Mounted { session, served, control, turns, mountpoint })
 }
 
 impl Mounted {
@@ -139,7 +154,7 @@ impl Mounted {
     /// # Errors
     /// If threads cannot be made, or the kernel ends the session otherwise than by unmounting.
     pub fn run(self, on_ready: impl FnOnce() + Send + 'static, lease: Option<Lease>) -> io::Result<()> {
-        let Mounted { session, served, control, mountpoint } = self;
+        let Mounted { session, served, control, turns, mountpoint } = self;
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let stop_signals = signals.handle();
         let on_signal = {
@@ -185,7 +200,14 @@ impl Mounted {
             }
         })?;
 
+        let watch = {
+            let turns = turns.clone();
+            std::thread::Builder::new().name("turns".into()).spawn(move || turns.watch())?
+        };
+
         let outcome = serve(session);
+        turns.end();
+        let _ = watch.join();
         control.end();
         let fs = served.get();
         if let Some(fs) = &fs {

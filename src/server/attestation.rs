@@ -43,6 +43,7 @@ impl From<VerifyError> for Unattested {
             VerifyError::Certificate(_)
             | VerifyError::NoCertificate(_)
             | VerifyError::Chain { .. }
+            | VerifyError::Revocations { .. }
             | VerifyError::UntrustedRoot { .. } => "attestation-certificates",
             VerifyError::Signature(_) => "attestation-signature",
             VerifyError::Contradiction { .. } => "attestation-contradiction",

@@ -128,6 +128,17 @@ pub fn file_limit() -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
+/// How often the calling thread lost its processor to another while it had something to do (getrusage(2): `ru_nivcsw` of `RUSAGE_THREAD`); 0 if
+/// that is not known.
+#[allow(unsafe_code)]
+pub fn preemptions() -> i64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to memory of the size that the call fills, ours alone, and the call keeps nothing.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: integers alone, of which all bytes were zeroed: valid also if the call failed.
+    unsafe { usage.assume_init() }.ru_nivcsw
+}
+
 /// A number that names the running kernel and is another after each start (proc(5), `random/boot_id`). Where it cannot be read, one
 /// that names nothing.
 pub fn boot_id() -> [u8; 16] {
