@@ -147,7 +147,7 @@ pub struct Mount {
     pub credentials: Credentials,
     /// Mount options, comma-separated: ro, rw, allow_other, allow_root, default_permissions, exec, noexec, suid, nosuid, dev, nodev,
     /// atime, noatime, sync, async, dirsync, nonempty, key_file=PATH, passphrase_file=PATH, provider=SPEC, volume_id=UUID, threads=N, lease=SECONDS, log_file=PATH,
-    /// journal_size=MiB.
+    /// journal_size=MiB, busy_poll=MICROSECONDS.
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', verbatim_doc_comment)]
     pub options: Vec<OsString>,
     /// Stay in the foreground; messages go to standard error.

@@ -133,6 +133,11 @@ impl MountOptions {
                 let threads = text.parse().ok().filter(|n| (1..=64).contains(n));
                 self.session.threads = threads.ok_or_else(|| bad("a number from 1 to 64"))?;
             }
+            b"busy_poll" => {
+                let micros = text.parse().ok().filter(|micros| *micros <= 1000);
+                let expected = "a number of microseconds up to 1000, 0 for none,";
+                self.session.busy_poll = Some(Duration::from_micros(micros.ok_or_else(|| bad(expected))?));
+            }
             extra if extra.starts_with(b"x-") || extra.starts_with(b"X-") || extra == b"comment" => {}
             _ => return Err(unknown(option)),
         }
@@ -186,6 +191,8 @@ mod tests {
             "allow_others",
             "threads=0",
             "threads=x",
+            "busy_poll=1001",
+            "busy_poll=-1",
             "volume_id=1",
             "lease=0",
             "journal_size=3",
