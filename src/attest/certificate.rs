@@ -288,6 +288,14 @@ impl Endorsement {
         Ok(Endorsement { key, authorities })
     }
 
+    /// Reads certificates as guests have them: files of AMD's, or the host's table.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn read(bytes: &[u8]) -> Result<Self, CertificateError> {
+        Self::among(Certificate::read_all(bytes).or_else(|error| read_table(bytes).map_err(|_| error))?)
+    }
+
     /// Finds the signing key's certificate among several, as in a host's table or a bundle.
     ///
     /// # Errors

@@ -22,8 +22,8 @@ use crate::crypto::secret::Secret;
 /// The one message version that is ever sent.
 pub const MESSAGE_VERSION: u32 = 1;
 
-/// Longest wait for the device. The kernel itself waits up to 60 s while the host throttles a guest.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest wait for the device where nobody says less. The kernel itself waits up to 60 s while the host throttles a guest.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Fields of a guest that can be mixed into a derived key: bits of GUEST_FIELD_SELECT (MSG_KEY_REQ).
 pub mod fields {
@@ -61,7 +61,15 @@ pub trait SnpGuest: Send + Sync {
     ///
     /// # Errors
     /// [`GuestError`].
-    fn report(&self, data: &[u8; 64], vmpl: u32) -> Result<Vec<u8>, GuestError>;
+    fn report(&self, data: &[u8; 64], vmpl: u32) -> Result<Vec<u8>, GuestError> {
+        self.report_within(data, vmpl, PATIENCE)
+    }
+
+    /// The same, for callers who have less time.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    fn report_within(&self, data: &[u8; 64], vmpl: u32, limit: Duration) -> Result<Vec<u8>, GuestError>;
 
     /// A derived key. Never one of zeros.
     ///
@@ -89,8 +97,8 @@ pub enum GuestError {
     #[error("the host's virtual machine monitor refuses the call")]
     Host,
     /// No answer in time.
-    #[error("no answer within {} s", PATIENCE.as_secs())]
-    TimedOut,
+    #[error("no answer within {:.1} s", .0.as_secs_f64())]
+    TimedOut(Duration),
     /// Success without a key.
     #[error("the secure processor gave a key of zeros")]
     ZeroKey,
@@ -108,14 +116,16 @@ impl GuestError {
 pub struct DeviceGuest;
 
 impl SnpGuest for DeviceGuest {
-    fn report(&self, data: &[u8; 64], vmpl: u32) -> Result<Vec<u8>, GuestError> {
-        let data = *data;
-        in_time(move || open()?.get_report(Some(MESSAGE_VERSION), Some(data), Some(vmpl)).map_err(GuestError::from))
+    fn report_within(&self, data: &[u8; 64], vmpl: u32, limit: Duration) -> Result<Vec<u8>, GuestError> {
+        let (data, limit) = (*data, limit.min(PATIENCE));
+        in_time(limit, move || {
+            open()?.get_report(Some(MESSAGE_VERSION), Some(data), Some(vmpl)).map_err(GuestError::from)
+        })
     }
 
     fn derived_key(&self, request: &KeyRequest) -> Result<Secret<32>, GuestError> {
         let KeyRequest { fields, vmpl, guest_svn, tcb } = *request;
-        in_time(move || {
+        in_time(PATIENCE, move || {
             let fields = GuestFieldSelect(fields);
             let request = DerivedKey::new(false, fields, vmpl, guest_svn, u64::from_le_bytes(tcb.0), None);
             let key = open()?.get_derived_key(Some(MESSAGE_VERSION), request).map(Zeroizing::new)?;
@@ -138,11 +148,14 @@ fn open() -> Result<Firmware, GuestError> {
 }
 
 /// Makes a call in a thread of its own, so that a device that does not answer is an error and no hang.
-fn in_time<T: Send + 'static>(call: impl FnOnce() -> Result<T, GuestError> + Send + 'static) -> Result<T, GuestError> {
+fn in_time<T: Send + 'static>(
+    limit: Duration,
+    call: impl FnOnce() -> Result<T, GuestError> + Send + 'static,
+) -> Result<T, GuestError> {
     let (to, from) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("sev-guest".into());
     let thread = thread.spawn(move || drop(to.send(call()))).map_err(GuestError::Open)?;
-    let answer = from.recv_timeout(PATIENCE).map_err(|_| GuestError::TimedOut)?;
+    let answer = from.recv_timeout(limit).map_err(|_| GuestError::TimedOut(limit))?;
     // It has answered and is about to end.
     let _ = thread.join();
     answer
@@ -175,6 +188,19 @@ mod tests {
         assert!(matches!(DeviceGuest.report(&[0; 64], 0), Err(GuestError::Missing(_))));
         let request = KeyRequest { fields: fields::MEASUREMENT, vmpl: 0, guest_svn: 0, tcb: Tcb([0; 8]) };
         assert!(matches!(DeviceGuest.derived_key(&request), Err(GuestError::Missing(_))));
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_is_given_up_in_time() {
+        let (limit, start) = (Duration::from_millis(50), std::time::Instant::now());
+        let (release, released) = mpsc::channel::<()>();
+        let given_up = in_time(limit, move || {
+            let _ = released.recv();
+            Ok(())
+        });
+        assert!(matches!(&given_up, Err(GuestError::TimedOut(found)) if *found == limit), "{given_up:?}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+        drop(release);
     }
 
     #[test]

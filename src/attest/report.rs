@@ -352,6 +352,36 @@ impl Report {
         &self.bytes[0x1A0..0x1E0]
     }
 
+    /// How AMD names the chip in certificates and addresses: on Turin by 8 bytes.
+    pub fn hardware_id(&self) -> &[u8] {
+        let chip = self.chip_id_bytes();
+        if self.product() == Some(Product::Turin) { chip.get(..8).unwrap_or(chip) } else { chip }
+    }
+
+    /// Where AMD's key distribution server has the certificate of a VCEK. Nothing is fetched unless told: the address names the chip.
+    pub fn vcek_address(&self) -> Option<String> {
+        self.vcek_path().map(|path| format!("https://kdsintf.amd.com/{path}"))
+    }
+
+    /// Path and query of a VCEK's certificate there (AMD publication 57230).
+    pub fn vcek_path(&self) -> Option<String> {
+        let product = self.product().unwrap_or(Product::Milan);
+        if self.signer() != Signer::Vcek || self.chip_id() == [0; 64] {
+            return None;
+        }
+        let levels = product.components().iter().map(|(name, _)| {
+            let level = self.reported_tcb().component(product, name).unwrap_or_default();
+            let short = match *name {
+                "bootloader" => "bl",
+                "microcode" => "ucode",
+                other => other,
+            };
+            format!("{short}SPL={level:02}")
+        });
+        let levels: Vec<_> = levels.collect();
+        Some(format!("vcek/v1/{product}/{}?{}", hex(self.hardware_id()), levels.join("&")))
+    }
+
     /// The firmware below which the platform cannot go back any more.
     pub fn committed_tcb(&self) -> Tcb {
         Tcb(self.field::<0x1E0, 8>())

@@ -1,6 +1,7 @@
 //! A guest without hardware, for tests: [`SnpGuest`] over the simulated chip of tests/common/firmware.rs.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 #[path = "../../tests/common/firmware.rs"]
 mod firmware;
@@ -38,7 +39,7 @@ impl SimulatedGuest {
 }
 
 impl SnpGuest for SimulatedGuest {
-    fn report(&self, data: &[u8; 64], vmpl: u32) -> Result<Vec<u8>, GuestError> {
+    fn report_within(&self, data: &[u8; 64], vmpl: u32, _: Duration) -> Result<Vec<u8>, GuestError> {
         let mut request = [0; 96];
         request[..64].copy_from_slice(data);
         request[64..68].copy_from_slice(&vmpl.to_le_bytes());

@@ -223,11 +223,33 @@ pub fn verify(
         not_revoked(&demands.revocations, [(root, &root_name), (authority, &authority_name), (key, key_name)], now)?;
     }
 
-    // What the key stands for.
-    same("generation", report.product().unwrap_or(product), product)?;
     if report.version() == 2 && (!demands.allow_version_2 || product == Product::Turin) {
         return Err(demand("the report's version", &2, &"3 or 5"));
     }
+    is_of(key, &report)?;
+
+    // That it signed these bytes.
+    let spki = &key.x509.tbs_certificate.subject_public_key_info;
+    let curve = spki.algorithm.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+    let point = spki.subject_public_key.as_bytes().filter(|_| spki.algorithm.oid == EC && curve == Some(P384));
+    let point = point.ok_or_else(|| chain(key_name, "has no P-384 key"))?;
+    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)
+        .verify(report.signed(), &report.signature())
+        .map_err(|_| VerifyError::Signature("the report".into()))?;
+
+    demands.met_by(&report, product)?;
+    let cloud_provider = (report.signer() == Signer::Vlek).then(|| key.cloud_provider()).flatten();
+    Ok(VerifiedReport { report, product, cloud_provider })
+}
+
+/// Whether the certificate of a signing key is for what a report is from: generation, firmware version, chip. Whether either is genuine is
+/// another matter.
+///
+/// # Errors
+/// [`VerifyError`]: the first value that is another one.
+pub fn is_of(key: &Certificate, report: &Report) -> Result<(), VerifyError> {
+    let product = key.product()?;
+    same("generation", report.product().unwrap_or(product), product)?;
     for (name, _) in product.components() {
         let reported = report.reported_tcb().component(product, name).unwrap_or_default();
         same(name, reported, key.component(name)?)?;
@@ -245,19 +267,7 @@ pub fn verify(
         same("chip", hex(&chip), hex(id))?;
         same("chip", hex(&rest), "00".repeat(rest.len()))?;
     }
-
-    // That it signed these bytes.
-    let spki = &key.x509.tbs_certificate.subject_public_key_info;
-    let curve = spki.algorithm.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-    let point = spki.subject_public_key.as_bytes().filter(|_| spki.algorithm.oid == EC && curve == Some(P384));
-    let point = point.ok_or_else(|| chain(key_name, "has no P-384 key"))?;
-    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)
-        .verify(report.signed(), &report.signature())
-        .map_err(|_| VerifyError::Signature("the report".into()))?;
-
-    demands.met_by(&report, product)?;
-    let cloud_provider = (report.signer() == Signer::Vlek).then(|| key.cloud_provider()).flatten();
-    Ok(VerifiedReport { report, product, cloud_provider })
+    Ok(())
 }
 
 fn chain(whose: &str, problem: &'static str) -> VerifyError {

@@ -12,7 +12,7 @@ use super::{Code, Failure, Result};
 use crate::attest::certificate::{self, Certificate};
 use crate::attest::report::{LEN, hex, unhex};
 use crate::attest::{
-    CertificateError, Demands, DeviceGuest, Endorsement, Product, Report, RevocationList, Roots, Signer, SnpGuest,
+    CertificateError, Demands, DeviceGuest, Endorsement, Report, RevocationList, Roots, Signer, SnpGuest,
     VerifiedReport, verify,
 };
 use crate::cli::Attest;
@@ -113,7 +113,7 @@ fn endorsement(args: &Attest, report: &Report) -> Result<Endorsement> {
     }
     if let Some(directory) = &args.cert_dir {
         // By chip and firmware version, which is what AMD's key distribution server asks for.
-        let (chip, tcb) = (hex(hardware_id(report)), report.reported_tcb());
+        let (chip, tcb) = (hex(report.hardware_id()), report.reported_tcb());
         let path = directory.join("vcek").join(chip).join(format!("{tcb}_vcek.der"));
         #[cfg(feature = "network")]
         if args.fetch && !path.exists() {
@@ -130,17 +130,11 @@ fn endorsement(args: &Attest, report: &Report) -> Result<Endorsement> {
         let failure = Failure::new(Code::Failure, format!("there is no certificate of the report's {whose}"));
         let failure = if error == CertificateError::Empty { failure } else { failure.because(&error) };
         let ways = "name its file with --vek, a directory with --cert-dir, or the table of the host (auxblob of configfs-tsm) with --cert-table";
-        failure.remedy(match address(report) {
+        failure.remedy(match report.vcek_address() {
             Some(address) => format!("{ways}; AMD gives it out at {address}, from where --fetch has it"),
             None => ways.into(),
         })
     })
-}
-
-/// How AMD names the chip: on Turin by 8 bytes.
-fn hardware_id(report: &Report) -> &[u8] {
-    let chip = report.chip_id_bytes();
-    if report.product() == Some(Product::Turin) { chip.get(..8).unwrap_or(chip) } else { chip }
 }
 
 /// Fetches the certificate of a report's VCEK and keeps it at `path`. It is believed as little as one from any other place.
@@ -153,7 +147,7 @@ fn fetch(args: &Attest, report: &Report, path: &Path) -> Result<()> {
         )
         .remedy("name the certificate's file with --vek, or take the host's table: --cert-table")
     };
-    let wanted = wanted(report).ok_or_else(nowhere)?;
+    let wanted = report.vcek_path().ok_or_else(nowhere)?;
     let options = HttpOptions { ca_file: args.kds_ca_file.clone(), ..HttpOptions::default() };
     let http = Http::new(format!("key distribution server {}", args.kds), options)?;
     let endpoint = http.endpoint(&args.kds)?;
@@ -180,30 +174,6 @@ fn fetch(args: &Attest, report: &Report, path: &Path) -> Result<()> {
         std::fs::rename(&unfinished, path)
     };
     keep().map_err(|error| file("write", path, &error))
-}
-
-/// Where AMD's key distribution server has the certificate of a VCEK. Nothing is fetched unless told: the address names the chip.
-fn address(report: &Report) -> Option<String> {
-    wanted(report).map(|path| format!("https://kdsintf.amd.com/{path}"))
-}
-
-/// Path and query of a VCEK's certificate there (AMD publication 57230).
-fn wanted(report: &Report) -> Option<String> {
-    let product = report.product().unwrap_or(Product::Milan);
-    if report.signer() != Signer::Vcek || report.chip_id() == [0; 64] {
-        return None;
-    }
-    let levels = product.components().iter().map(|(name, _)| {
-        let level = report.reported_tcb().component(product, name).unwrap_or_default();
-        let short = match *name {
-            "bootloader" => "bl",
-            "microcode" => "ucode",
-            other => other,
-        };
-        format!("{short}SPL={level:02}")
-    });
-    let levels: Vec<_> = levels.collect();
-    Some(format!("vcek/v1/{product}/{}?{}", hex(hardware_id(report)), levels.join("&")))
 }
 
 /// What was verified beside the report's being genuine.

@@ -20,12 +20,14 @@
 //!
 //! What the slot records beside the request (measurement, ids, digests, chip) is only there to say what has changed.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::kek::{self, CHECK, SALT, base64_array};
 use super::{KeyProvider, ProviderError, ProviderSpec, SlotContext, SlotData, SpecError, join};
-use crate::attest::device::{MESSAGE_VERSION, fields};
+use crate::attest::device::{MESSAGE_VERSION, PATIENCE, fields};
 use crate::attest::report::{hex, policy, unhex};
 use crate::attest::{DeviceGuest, GuestError, KeyRequest, Report, Signer, SnpGuest, Tcb};
 use crate::crypto::aead::{self, WrappedSecret};
@@ -104,10 +106,7 @@ impl<G: SnpGuest> Snp<G> {
             Some("owner") => Some(Binding::Owner),
             Some(_) => return Err(wrong("bind", "measurement or owner").into()),
         };
-        let vmpl = spec.take_number("vmpl")?.unwrap_or(0);
-        if vmpl > MAX_VMPL {
-            return Err(wrong("vmpl", "a privilege level from 0 to 3").into());
-        }
+        let vmpl = take_vmpl(&mut spec)?;
         let tcb =
             match spec.take("tcb").as_deref() {
                 None | Some("committed") => None,
@@ -123,17 +122,12 @@ impl<G: SnpGuest> Snp<G> {
         Ok(Snp { guest, bind, vmpl, tcb, guest_svn, allow_vlek })
     }
 
-    /// This guest's report of this moment, of which it is certain that it is an answer and not what was there before. It comes from the secure
-    /// processor through a channel that the host cannot read or change, so its signature is not what makes it true.
+    /// This guest's report of this moment. It comes from the secure processor through a channel that the host cannot read or change, so its
+    /// signature is not what makes it true.
     fn report(&self) -> Result<Report, ProviderError> {
         let mut nonce = [0; 64];
         crate::crypto::random(&mut nonce);
-        let bytes = self.guest.report(&nonce, self.vmpl).map_err(|error| self.failed(error))?;
-        let report = Report::parse(&bytes).map_err(|error| answer(error.to_string()))?;
-        if report.report_data() != nonce || report.vmpl() != self.vmpl {
-            return Err(answer("the report is not the one that was asked for".into()));
-        }
-        Ok(report)
+        report_of(&self.guest, &nonce, self.vmpl, PATIENCE)
     }
 
     /// Whether a guest in this state may have keys at all.
@@ -162,43 +156,6 @@ impl<G: SnpGuest> Snp<G> {
                 "use a key server or a KMS here; or, for a slot that may be lost at any time, add insecure-vlek=true",
             ),
             Signer::None | Signer::Unknown(_) => refused("no key of the chip signs for it", MASKED),
-        }
-    }
-
-    fn failed(&self, error: GuestError) -> ProviderError {
-        let refused = |reason: String, remedy| ProviderError::Refused { provider: PROVIDER.into(), reason, remedy };
-        match error {
-            GuestError::Missing(_) => ProviderError::Setup {
-                fact: "this is no SEV-SNP guest, or its kernel or container has no device for it".into(),
-                remedy: "load the module sev-guest, pass the device into the container (--device /dev/sev-guest), or open the volume with another slot",
-                source: Some(error.into()),
-            },
-            GuestError::Open(_) => ProviderError::Setup {
-                fact: "the SEV-SNP guest device does not open".into(),
-                remedy: "run as root, and let the container use the device",
-                source: Some(error.into()),
-            },
-            GuestError::Kernel => refused(
-                error.to_string(),
-                "see the kernel's log; if it has disabled VMPCK, only a new start of the guest (or loading sev-guest with another vmpck_id) helps",
-            ),
-            GuestError::Status(GuestError::INVALID_PARAMETER) => refused(
-                format!(
-                    "{error}, invalid parameter: VMPL {} is more privileged than this guest's kernel, or the TCB version or guest SVN is above what it has",
-                    self.vmpl
-                ),
-                "name the kernel's privilege level (vmpl=), or open the volume with another slot",
-            ),
-            GuestError::Status(GuestError::INVALID_KEY) => {
-                refused(format!("{error}, invalid key: the host masks or disables the chip's key"), MASKED)
-            }
-            GuestError::Status(_) => {
-                refused(error.to_string(), "see the SEV-SNP firmware ABI specification for the status")
-            }
-            GuestError::Host | GuestError::TimedOut => {
-                ProviderError::Unreachable { provider: PROVIDER.into(), source: error.into() }
-            }
-            GuestError::ZeroKey => answer(error.to_string()),
         }
     }
 
@@ -238,7 +195,7 @@ impl<G: SnpGuest> Snp<G> {
         }
         let mut salt = [0; SALT];
         crate::crypto::random(&mut salt);
-        let derived = self.guest.derived_key(&request).map_err(|error| self.failed(error))?;
+        let derived = self.guest.derived_key(&request).map_err(|error| failed(error, self.vmpl))?;
         let parameters = Parameters {
             check: check(&derived, &salt),
             bind,
@@ -285,7 +242,7 @@ impl<G: SnpGuest> Snp<G> {
         let report = self.report()?;
         self.acceptable(&report)?;
         parameters.compare(&report)?;
-        let derived = self.guest.derived_key(&request).map_err(|error| self.failed(error))?;
+        let derived = self.guest.derived_key(&request).map_err(|error| failed(error, self.vmpl))?;
         if check(&derived, &parameters.salt) != parameters.check {
             return Err(ProviderError::Bound {
                 changed: "no recorded value differs, the key does: another chip whose identity is masked, a VLEK of another firmware version, or a changed slot".into(),
@@ -299,7 +256,70 @@ impl<G: SnpGuest> Snp<G> {
     }
 }
 
-const MASKED: &str = "this host gives no keys of the chip: run the guest on another, or use another provider";
+/// A guest's report of this moment with `data` in it, of which it is certain that it is an answer and not what was there before.
+pub(super) fn report_of(
+    guest: &impl SnpGuest,
+    data: &[u8; 64],
+    vmpl: u32,
+    limit: Duration,
+) -> Result<Report, ProviderError> {
+    let bytes = guest.report_within(data, vmpl, limit).map_err(|error| failed(error, vmpl))?;
+    let report = Report::parse(&bytes).map_err(|error| answer(error.to_string()))?;
+    if report.report_data() != *data || report.vmpl() != vmpl {
+        return Err(answer("the report is not the one that was asked for".into()));
+    }
+    Ok(report)
+}
+
+/// Takes `vmpl`, 0 where it is not named.
+pub(super) fn take_vmpl(spec: &mut ProviderSpec) -> Result<u32, SpecError> {
+    let vmpl = spec.take_number("vmpl")?.unwrap_or(0);
+    if vmpl > MAX_VMPL {
+        return Err(SpecError::Value { name: "vmpl".into(), expected: "a privilege level from 0 to 3" });
+    }
+    Ok(vmpl)
+}
+
+/// What it means that the secure processor, asked at a privilege level, gave no answer.
+fn failed(error: GuestError, vmpl: u32) -> ProviderError {
+    let refused = |reason: String, remedy| ProviderError::Refused { provider: PROVIDER.into(), reason, remedy };
+    match error {
+        GuestError::Missing(_) => ProviderError::Setup {
+            fact: "this is no SEV-SNP guest, or its kernel or container has no device for it".into(),
+            remedy: "load the module sev-guest, pass the device into the container (--device /dev/sev-guest), or open the volume with another slot",
+            source: Some(error.into()),
+        },
+        GuestError::Open(_) => ProviderError::Setup {
+            fact: "the SEV-SNP guest device does not open".into(),
+            remedy: "run as root, and let the container use the device",
+            source: Some(error.into()),
+        },
+        GuestError::Kernel => refused(
+            error.to_string(),
+            "see the kernel's log; if it has disabled VMPCK, only a new start of the guest (or loading sev-guest with another vmpck_id) helps",
+        ),
+        GuestError::Status(GuestError::INVALID_PARAMETER) => refused(
+            format!(
+                "{error}, invalid parameter: VMPL {vmpl} is more privileged than this guest's kernel, or the TCB version or guest SVN is above what it has"
+            ),
+            "name the kernel's privilege level (vmpl=), or open the volume with another slot",
+        ),
+        GuestError::Status(GuestError::INVALID_KEY) => {
+            refused(format!("{error}, invalid key: the host masks or disables the chip's key"), MASKED)
+        }
+        GuestError::Status(_) => {
+            refused(error.to_string(), "see the SEV-SNP firmware ABI specification for the status")
+        }
+        GuestError::Host | GuestError::TimedOut(_) => {
+            ProviderError::Unreachable { provider: PROVIDER.into(), source: error.into() }
+        }
+        GuestError::ZeroKey => answer(error.to_string()),
+    }
+}
+
+/// What to do where the host keeps the chip's key to itself.
+pub(super) const MASKED: &str =
+    "this host gives no keys of the chip: run the guest on another, or use another provider";
 
 impl<G: SnpGuest> KeyProvider for Snp<G> {
     fn kind(&self) -> &'static str {
@@ -809,8 +829,8 @@ mod tests {
     struct Keyless(SimulatedGuest);
 
     impl SnpGuest for Keyless {
-        fn report(&self, data: &[u8; 64], vmpl: u32) -> Result<Vec<u8>, GuestError> {
-            self.0.report(data, vmpl)
+        fn report_within(&self, data: &[u8; 64], vmpl: u32, limit: Duration) -> Result<Vec<u8>, GuestError> {
+            self.0.report_within(data, vmpl, limit)
         }
 
         fn derived_key(&self, request: &KeyRequest) -> Result<Secret<32>, GuestError> {
@@ -834,7 +854,7 @@ mod tests {
     #[test]
     fn a_missing_device_has_a_remedy() {
         let missing = GuestError::Missing(std::io::ErrorKind::NotFound.into());
-        let error = provider(&SimulatedGuest::new(Machine::new(1)), STRICT).failed(missing);
+        let error = failed(missing, 0);
         assert!(
             matches!(&error, ProviderError::Setup { .. })
                 && error.remedy().unwrap().contains("--device /dev/sev-guest")

@@ -17,7 +17,6 @@ use jiff::Timestamp;
 use super::policy::{Attestation, Hex};
 use crate::api::canonical::AttestedCall;
 use crate::api::{Challenge, Evidence};
-use crate::attest::certificate::{Certificate, CertificateError, read_table};
 use crate::attest::{Endorsement, Report, Roots, VerifiedReport, VerifyError, verify};
 
 /// Why evidence is not taken.
@@ -74,7 +73,7 @@ pub fn check(
     roots: &Roots,
     now: Timestamp,
 ) -> Result<VerifiedReport, Unattested> {
-    let endorsement = endorsement(&evidence.certificates.0).map_err(VerifyError::from)?;
+    let endorsement = Endorsement::read(&evidence.certificates.0).map_err(VerifyError::from)?;
     let product = endorsement.key.product().map_err(VerifyError::from)?;
     let demands = demanded.demands(product, call.report_data(&evidence.challenge));
     let demands = demands.ok_or(Unattested::new("attestation-generation"))?;
@@ -99,12 +98,6 @@ fn is_allowed(demanded: &Attestation, report: &Report) -> bool {
             && report.guest_svn() >= demanded.minimum_guest_svn
             && demanded.family_id.is_none_or(|Hex(id)| id == report.family_id())
             && demanded.image_id.is_none_or(|Hex(id)| id == report.image_id())
-}
-
-/// Certificates as guests have them: files of AMD's, or the host's table.
-fn endorsement(bytes: &[u8]) -> Result<Endorsement, CertificateError> {
-    let all = Certificate::read_all(bytes).or_else(|error| read_table(bytes).map_err(|_| error))?;
-    Endorsement::among(all)
 }
 
 /// A challenge that nobody can foresee.

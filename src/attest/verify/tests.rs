@@ -20,9 +20,10 @@ use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::time::{Time, Validity};
 
 use super::*;
-use crate::attest::SnpGuest;
 use crate::attest::report::LEN;
 use crate::attest::simulated::{Machine, SimulatedGuest};
+use crate::attest::{GuestError, KeyRequest, SnpGuest};
+use crate::crypto::secret::Secret;
 
 const REPORT: &[u8] = include_bytes!("../../../tests/fixtures/sev-snp/milan-report.bin");
 const MILAN: &[u8] = include_bytes!("../../../tests/fixtures/sev-snp/milan-vcek.der");
@@ -311,18 +312,32 @@ fn sign(draft: &Draft, (algorithm, key): (AlgorithmIdentifierOwned, Vec<u8>), by
     Certificate::from_der(&x509.to_der().unwrap()).unwrap()
 }
 
-/// A chip with a guest, and the certificates of its vendor, for tests of those to whom reports are shown.
+/// A chip with a guest, and the certificates of its vendor, for tests of those to whom reports are shown. Clones are the same guest.
+#[derive(Clone)]
+#[allow(dead_code, reason = "those are features for themselves")]
 pub(crate) struct Chip {
     vendor: Vendor,
-    machine: Machine,
+    /// The guest, whose reports nobody has signed yet.
+    pub(crate) guest: SimulatedGuest,
     endorsement: Endorsement,
 }
 
+impl SnpGuest for Chip {
+    fn report_within(&self, data: &[u8; 64], vmpl: u32, limit: Duration) -> Result<Vec<u8>, GuestError> {
+        self.guest.report_within(data, vmpl, limit).map(|report| self.vendor.signed(report))
+    }
+
+    fn derived_key(&self, request: &KeyRequest) -> Result<Secret<32>, GuestError> {
+        self.guest.derived_key(request)
+    }
+}
+
+#[allow(dead_code, reason = "as above")]
 impl Chip {
     pub(crate) fn new(product: Product, machine: Machine) -> Chip {
         let vendor = Vendor::new(product, false);
         let endorsement = vendor.certify(&vendor.drafts(&machine));
-        Chip { vendor, machine, endorsement }
+        Chip { vendor, guest: SimulatedGuest::new(machine), endorsement }
     }
 
     pub(crate) fn roots(&self) -> Roots {
@@ -331,8 +346,8 @@ impl Chip {
 
     /// A report with these data.
     pub(crate) fn report(&self, data: &[u8; 64]) -> Vec<u8> {
-        let guest = SimulatedGuest::new(self.machine.clone());
-        self.vendor.signed(guest.report(data, self.machine.vmpl).unwrap())
+        let vmpl = self.guest.machine().vmpl;
+        SnpGuest::report(self, data, vmpl).unwrap()
     }
 
     /// All certificates, as PEM.
