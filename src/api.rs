@@ -316,6 +316,11 @@ pub struct ConvertRequest {
     pub client_nonce: Option<ClientNonce>,
 }
 
+/// Path of the call that gives a challenge, below the base address.
+pub fn challenge_path(instance: &InstanceId) -> String {
+    format!("encryption/{instance}/challenge")
+}
+
 /// Answer to `POST encryption/{instance}/challenge`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChallengeAnswer {

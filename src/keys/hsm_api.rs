@@ -8,8 +8,12 @@
 //! - Every signature is verified, over decoded bytes, before anything of an answer is used. The wire's signatures bind nothing to anything, so more is done: the
 //!   answer comes under an RSA key that exists for one call; a new secret is opened again from its sealed form, and compared, before it wraps a key; a
 //!   converted one must open the slot that it is for. Where the server signs the context, that is verified, and insisted on ever after.
-//! - One deadline covers all that one wrap or unwrap needs of the network. The one-time keys are made before it begins.
-//! - A call may reach several servers, or one twice: the server keeps nothing but its audit log.
+//! - One deadline covers all that one wrap or unwrap needs of the network, and of the secure processor for its evidence. The one-time keys are made
+//!   before it begins.
+//! - A call may reach several servers, or one twice: the server keeps nothing but its audit log, and challenges, of which each try has its own.
+
+#[cfg(feature = "sev-snp")]
+pub(crate) mod evidence;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -25,14 +29,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::http::{self, Answer, Deadline, Endpoint, Http, HttpOptions, Request};
+use super::http::{Answer, Deadline, Endpoint, Fault, Http, HttpOptions, Request};
 use super::kek::{self, CHECK, Kek, SALT, base64_array};
 use super::secret_file::{self, Access};
 use super::{KeyProvider, ProviderError, ProviderSpec, SlotContext, SlotData, SpecError, join};
+use crate::api::canonical::AttestedCall;
 use crate::api::signature::{Padding, SigningKey, SigningKeys};
 use crate::api::{
-    Asked, Base64, ClientNonce, ConvertRequest, DecryptRequest, ErrorBody, GenerateRequest, InstanceId, MAX_SEALED,
-    Operation, PUBLIC_SIGNING_KEY, PublicSigningKey, Refusal, SECRET, SecretAnswer, Tenant, VerifiedAnswer, VolumeName,
+    Asked, Base64, Challenge, ChallengeAnswer, ClientNonce, ConvertRequest, DecryptRequest, ErrorBody, Evidence,
+    GenerateRequest, InstanceId, MAX_SEALED, Operation, PUBLIC_SIGNING_KEY, PublicSigningKey, Refusal, SECRET,
+    SecretAnswer, Tenant, VerifiedAnswer, VolumeName, WithEvidence, challenge_path,
 };
 use crate::crypto::Unauthentic;
 use crate::crypto::secret::Secret;
@@ -64,8 +70,30 @@ pub struct HsmApi {
     tenant: Option<Tenant>,
     /// Whether the context signature is insisted on from the first call.
     needs_context: bool,
+    /// What shows servers that demand it on which machine this process runs.
+    attester: Option<Box<dyn Attester>>,
     /// Size of one-time keys. Smaller ones are for tests that make hundreds.
     key_size: KeySize,
+}
+
+/// Makes evidence of the machine that this process runs on.
+trait Attester: std::fmt::Debug + Send + Sync {
+    /// Evidence for one call, within a time.
+    ///
+    /// # Errors
+    /// [`ProviderError`], but never a refusal: the server has not spoken.
+    fn evidence(
+        &self,
+        call: &AttestedCall<'_>,
+        challenge: Challenge,
+        limit: Duration,
+    ) -> Result<Evidence, ProviderError>;
+
+    /// Whether it could be made now.
+    ///
+    /// # Errors
+    /// Those of [`evidence`](Self::evidence).
+    fn check(&self, limit: Duration) -> Result<(), ProviderError>;
 }
 
 /// The server's signing key as it is pinned.
@@ -106,6 +134,7 @@ impl HsmApi {
                 })?),
             },
             needs_context: spec.take_switch("require-context")?,
+            attester: take_attester(&mut spec)?,
             key_size: KeySize::Rsa4096,
             http,
             endpoints,
@@ -114,6 +143,18 @@ impl HsmApi {
         // A token that is not there should be found out now.
         provider.token()?;
         Ok(provider)
+    }
+
+    /// In a test's own guest, with small one-time keys.
+    #[cfg(all(test, feature = "sev-snp"))]
+    pub(crate) fn in_guest(
+        mut spec: ProviderSpec,
+        guest: impl crate::attest::SnpGuest + 'static,
+    ) -> Result<Self, ProviderError> {
+        assert_eq!(spec.take("evidence").as_deref(), Some("sev-snp"));
+        let attester = evidence::SnpEvidence::take(guest, &mut spec)?;
+        let provider = Self::open(spec)?;
+        Ok(HsmApi { attester: Some(Box::new(attester)), key_size: KeySize::Rsa2048, ..provider })
     }
 
     /// The instance that it speaks as.
@@ -169,12 +210,12 @@ impl HsmApi {
             rsa_wrapping_key: &keys.0.public,
             encrypted_secret: &[],
         };
-        let body = http::json(&GenerateRequest {
+        let request = GenerateRequest {
             rsa_wrapping_key: Base64(keys.0.public.clone()),
             volume_uuid: volume.clone(),
             client_nonce: Some(nonce),
-        });
-        let answer = session.call(&asked, &body, None)?;
+        };
+        let answer = session.call(&asked, None, &request, None)?;
         let secret = keys.0.open(answer.wrapped_secret()).map_err(|what| self.http.answer(what))?;
         let sealed = Sealed { secret, blob: answer.encrypted_secret().to_vec(), tenant: answer.tenant().cloned() };
         let again = session.decrypt(volume, &sealed.blob, sealed.tenant.as_ref(), &keys.1)?;
@@ -203,13 +244,13 @@ impl HsmApi {
             rsa_wrapping_key: &[],
             encrypted_secret: blob,
         };
-        let body = http::json(&ConvertRequest {
+        let request = ConvertRequest {
             encrypted_secret: Base64(blob.to_vec()),
             volume_uuid: volume.clone(),
             source_instance_id: from.clone(),
             client_nonce: Some(nonce),
-        });
-        let answer = session.call(&asked, &body, tenant)?;
+        };
+        let answer = session.call(&asked, Some(from), &request, tenant)?;
         let (blob, tenant) = (answer.encrypted_secret().to_vec(), answer.tenant().cloned());
         let secret = session.decrypt(volume, &blob, tenant.as_ref(), &key)?;
         Ok(Sealed { secret, blob, tenant })
@@ -284,13 +325,14 @@ impl KeyProvider for HsmApi {
         })())
     }
 
-    /// That a server answers and tells a pinned key. Nothing is opened: the server would write it into its audit log.
+    /// That a server answers and tells a pinned key, and evidence could be made. Nothing is opened: the server would write it into its audit log.
     fn check(&self) -> Result<(), ProviderError> {
-        let told = self.begin()?.told_key()?;
-        if self.is_pinned(&told) {
-            return Ok(());
+        let session = self.begin()?;
+        let told = session.told_key()?;
+        if !self.is_pinned(&told) {
+            return Err(self.http.answer(format!("it tells the signing key {}, which is not a pinned one", told.id())));
         }
-        Err(self.http.answer(format!("it tells the signing key {}, which is not a pinned one", told.id())))
+        self.attester.as_ref().map_or(Ok(()), |attester| attester.check(session.deadline.remaining()))
     }
 }
 
@@ -403,33 +445,49 @@ impl Session<'_> {
             rsa_wrapping_key: &key.public,
             encrypted_secret: blob,
         };
-        let body = http::json(&DecryptRequest {
+        let request = DecryptRequest {
             encrypted_secret: Base64(blob.to_vec()),
             rsa_wrapping_key: Base64(key.public.clone()),
             volume_uuid: volume.clone(),
             client_nonce: Some(nonce),
-        });
-        let answer = self.call(&asked, &body, tenant)?;
+        };
+        let answer = self.call(&asked, None, &request, tenant)?;
         key.open(answer.wrapped_secret()).map_err(|what| self.provider.http.answer(what))
     }
 
-    /// Makes a call and verifies the answer. With `tenant`, the context signature must be there and be that tenant's.
+    /// Makes a call and verifies the answer. `source` is the owner until now, of convert. With `tenant`, the context signature must be there and be
+    /// that tenant's.
     fn call(
         &self,
         asked: &Asked<'_>,
-        body: &Zeroizing<Vec<u8>>,
+        source: Option<&InstanceId>,
+        request: &impl Serialize,
         tenant: Option<&Tenant>,
     ) -> Result<VerifiedAnswer, ProviderError> {
-        let HsmApi { http, padding, .. } = self.provider;
+        let HsmApi { http, padding, attester, .. } = self.provider;
         let (keys, word) = (self.signing_keys()?, asked.operation.word());
         // What the server's audit log has of this call.
         let key_hash = crate::api::hex(&Sha256::digest(asked.rsa_wrapping_key));
         tracing::debug!(operation = word, rsa_wrapping_key_sha256 = key_hash, "asking the key server");
         let path = asked.operation.path(asked.instance);
-        let answer =
-            self.exchange(|endpoint| Request::post(endpoint.join(&path)).body("application/json", body.clone()))?;
+        let send = |endpoint: &Endpoint, attestation: Option<Evidence>, time| {
+            let body = Body { request, more: WithEvidence { attestation } };
+            self.attempt(endpoint, Request::post(endpoint.join(&path)).json(&body), time)
+        };
+        let answer = self.exchange_by(|endpoint, time| match attester {
+            None => send(endpoint, None, time),
+            Some(attester) => match self.evidence(attester.as_ref(), asked, source, endpoint, time)? {
+                Evident::Given(evidence) => send(endpoint, evidence, time.min(self.deadline.remaining())),
+                Evident::NoChallenge(answer) => Ok(answer),
+            },
+        })?;
         if answer.status != 200 {
-            return Err(self.refusal(&answer, asked.operation));
+            let call = match attester {
+                Some(_) => Call::Attested,
+                None if answer.status == 403 && self.demands_evidence(&answer.endpoint) => Call::Unattested,
+                None => asked.operation.into(),
+            };
+            return Err(self.refusal(&answer, call));
         }
         let wrong = |what: &dyn std::fmt::Display| http.answer(format!("{what} ({word} of {})", answer.endpoint));
         let parsed: SecretAnswer = answer.json().ok_or_else(|| wrong(&"it is no JSON object of the key API"))?;
@@ -448,6 +506,43 @@ impl Session<'_> {
             return Err(wrong(&"it has no context signature"));
         }
         Ok(verified)
+    }
+
+    /// Evidence for a call at a server that demands it. The challenge is of that server and for this try: it counts once, for a call too whose answer
+    /// is lost on its way.
+    fn evidence(
+        &self,
+        attester: &dyn Attester,
+        asked: &Asked<'_>,
+        source: Option<&InstanceId>,
+        endpoint: &Endpoint,
+        time: Duration,
+    ) -> Result<Evident, Fault> {
+        let answer = self.challenge(endpoint, time)?;
+        match answer.status {
+            200 => {}
+            // Nobody demands any.
+            404 => return Ok(Evident::Given(None)),
+            _ => return Ok(Evident::NoChallenge(answer)),
+        }
+        let given: Option<ChallengeAnswer> = answer.json();
+        let given = given.ok_or_else(|| {
+            Fault::Final(self.provider.http.answer(format!("it is no challenge of 32 bytes ({endpoint})")))
+        })?;
+        let &Asked { operation, instance, volume, rsa_wrapping_key, encrypted_secret, .. } = asked;
+        let call = AttestedCall { operation, instance, volume, rsa_wrapping_key, encrypted_secret, source };
+        let evidence = attester.evidence(&call, given.challenge, self.deadline.remaining());
+        evidence.map(|evidence| Evident::Given(Some(evidence))).map_err(Fault::Final)
+    }
+
+    fn challenge(&self, endpoint: &Endpoint, time: Duration) -> Result<Answer, Fault> {
+        self.attempt(endpoint, Request::post(endpoint.join(&challenge_path(&self.provider.instance))), time)
+    }
+
+    /// Whether a server that has refused a call without evidence wants to see some: then it gives challenges.
+    fn demands_evidence(&self, endpoint: &Endpoint) -> bool {
+        let answer = self.challenge(endpoint, self.deadline.remaining());
+        answer.is_ok_and(|answer| answer.status == 200 && answer.json::<ChallengeAnswer>().is_some())
     }
 
     /// The keys that signatures are verified with.
@@ -473,37 +568,48 @@ impl Session<'_> {
         let http = &self.provider.http;
         let answer = self.exchange(|endpoint| Request::get(endpoint.join(PUBLIC_SIGNING_KEY)))?;
         if answer.status != 200 {
-            return Err(self.refusal(&answer, PUBLIC_SIGNING_KEY));
+            return Err(self.refusal(&answer, Call::Key));
         }
         let told: PublicSigningKey =
             answer.json().ok_or_else(|| http.answer("it is no JSON object with a public_key in base64"))?;
         SigningKey::from_spki(&told.public_key.0).map_err(|error| http.answer(format!("its public_key is {error}")))
     }
 
-    /// Sends a request with the token, or with the header that the original's gateway wants to see, whatever it holds.
+    /// Sends a request to the servers in turn.
     fn exchange(&self, request: impl Fn(&Endpoint) -> Request) -> Result<Answer, ProviderError> {
+        self.exchange_by(|endpoint, time| self.attempt(endpoint, request(endpoint), time))
+    }
+
+    /// The same with any kind of try.
+    fn exchange_by(
+        &self,
+        attempt: impl FnMut(&Endpoint, Duration) -> Result<Answer, Fault>,
+    ) -> Result<Answer, ProviderError> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let answer = self.provider.http.exchange(self.deadline, &endpoints, is_passing, |endpoint| {
-            let credential = match &self.token {
-                Some(token) => format!("Bearer {}", **token),
-                None => "Custom".into(),
-            };
-            Ok(request(endpoint).header("Authorization", credential))
-        })?;
+        let answer = self.provider.http.exchange_by(self.deadline, &endpoints, is_passing, attempt)?;
         if let Some(at) = endpoints.iter().position(|endpoint| *endpoint == answer.endpoint) {
             endpoints.rotate_left(at);
         }
         Ok(answer)
     }
 
+    /// Sends a request once, with the token, or with the header that the original's gateway wants to see, whatever it holds.
+    fn attempt(&self, endpoint: &Endpoint, request: Request, time: Duration) -> Result<Answer, Fault> {
+        let credential = match &self.token {
+            Some(token) => format!("Bearer {}", **token),
+            None => "Custom".into(),
+        };
+        self.provider.http.attempt(endpoint, request.header("Authorization", credential), time)
+    }
+
     /// What an answer with another status than 200 means. A refusal takes the keys from a mount with a lease, so only what the server says
     /// about credentials and slots is one, and nothing that a proxy or a wrong address might say.
-    fn refusal(&self, answer: &Answer, call: impl Into<Call>) -> ProviderError {
+    fn refusal(&self, answer: &Answer, call: Call) -> ProviderError {
         let HsmApi { http, instance, .. } = self.provider;
         let said = format!("status {}, {:?} ({})", answer.status, said(answer), answer.endpoint);
         let refused = |remedy| http.refused(said.clone(), remedy);
         let known = (answer.status == 400).then(|| Refusal::of_bad_request(&answer.body)).flatten();
-        match (answer.status, known, call.into()) {
+        match (answer.status, known, call) {
             (_, Some(Refusal::Incorrect), _) => http.refused(
                 format!("{:?}, asked as instance {instance}", Refusal::Incorrect.message()),
                 "the slot was made with another server, HSM or tenant, or was changed: check the address and the credentials, or put volume.toml back from a backup",
@@ -522,6 +628,13 @@ impl Session<'_> {
             (403, _, Call::Convert) => refused(
                 "either the server does not let this instance take over from the other (a tenant's policy says who may), or these credentials may not act as this instance",
             ),
+            (403, _, Call::Attested) => refused(
+                "these credentials may not act as this instance, or not take over from the other, or the evidence is not what the tenant demands: the server's log says which (failure_code)",
+            ),
+            (403, _, Call::Unattested) => http.refused(
+                format!("{said}: it demands evidence with each call, and this provider brings none"),
+                "in an SEV-SNP guest, have it bring some: evidence=sev-snp and certificates=PATH",
+            ),
             (429 | 500 | 502..=504, ..) => http.unreachable(said),
             _ => http.answer(said),
         }
@@ -534,6 +647,10 @@ enum Call {
     Key,
     Secret,
     Convert,
+    /// With evidence.
+    Attested,
+    /// Without evidence, at a server that demands it.
+    Unattested,
 }
 
 impl From<Operation> for Call {
@@ -545,10 +662,21 @@ impl From<Operation> for Call {
     }
 }
 
-impl From<&str> for Call {
-    fn from(_: &str) -> Self {
-        Call::Key
-    }
+/// What is sent.
+#[derive(Serialize)]
+struct Body<'a, T> {
+    #[serde(flatten)]
+    request: &'a T,
+    #[serde(flatten)]
+    more: WithEvidence,
+}
+
+/// What asking for a challenge has led to.
+enum Evident {
+    /// Evidence, or none where none is demanded.
+    Given(Option<Evidence>),
+    /// An answer that is no challenge, and stands for that of the call.
+    NoChallenge(Answer),
 }
 
 /// Whether another try, or another server, may do better: every call may be made again.
@@ -727,6 +855,33 @@ fn instance_of_metadata(base: &str) -> Result<String, ProviderError> {
         request.header("X-aws-ec2-metadata-token", token.as_str())
     })?;
     Ok(id.to_string())
+}
+
+/// Takes `evidence`, and what belongs to it.
+fn take_attester(spec: &mut ProviderSpec) -> Result<Option<Box<dyn Attester>>, ProviderError> {
+    match spec.take("evidence").as_deref() {
+        Some("sev-snp") => snp_attester(spec).map(Some),
+        Some(_) => Err(SpecError::Value { name: "evidence".into(), expected: "sev-snp" }.into()),
+        None if spec.take("certificates").is_some() || spec.take("vmpl").is_some() => {
+            let name = "evidence beside certificates or vmpl";
+            Err(SpecError::Missing { kind: spec.kind.clone(), name }.into())
+        }
+        None => Ok(None),
+    }
+}
+
+#[cfg(feature = "sev-snp")]
+fn snp_attester(spec: &mut ProviderSpec) -> Result<Box<dyn Attester>, ProviderError> {
+    Ok(Box::new(evidence::SnpEvidence::take(crate::attest::DeviceGuest, spec)?))
+}
+
+#[cfg(not(feature = "sev-snp"))]
+fn snp_attester(_: &mut ProviderSpec) -> Result<Box<dyn Attester>, ProviderError> {
+    Err(ProviderError::Setup {
+        fact: "this envelopefs cannot ask an SEV-SNP secure processor for evidence".into(),
+        remedy: "build it with the feature sev-snp",
+        source: None,
+    })
 }
 
 fn take_pinned(spec: &mut ProviderSpec) -> Result<Pinned, ProviderError> {

@@ -125,7 +125,8 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    fn remaining(&self) -> Duration {
+    /// What is left; nothing when it is over.
+    pub(crate) fn remaining(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
@@ -273,7 +274,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// Why a try gave no answer.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+pub(crate) enum NoAnswer {
     #[error("the host {host} has no address")]
     Name { host: String, source: std::io::Error },
     #[error("the name server does not answer for {host}")]
@@ -289,11 +290,13 @@ enum NoAnswer {
 }
 
 /// A try without an answer.
-enum Fault {
+pub(crate) enum Fault {
     /// May pass.
     Transient(NoAnswer),
     /// Will be the same again at this endpoint.
     Lasting(ProviderError),
+    /// Will be the same at any.
+    Final(ProviderError),
 }
 
 /// A client with its trust and its credentials.
@@ -371,6 +374,23 @@ impl Http {
         transient: impl Fn(&Answer) -> bool,
         mut request: impl FnMut(&Endpoint) -> Result<Request, ProviderError>,
     ) -> Result<Answer, ProviderError> {
+        self.exchange_by(deadline, endpoints, transient, |endpoint, time| {
+            self.attempt(endpoint, request(endpoint).map_err(Fault::Final)?, time)
+        })
+    }
+
+    /// The same with another try than one request and its answer, for what takes two of one server. `attempt` is given the time that it may
+    /// take; the answer that it returns counts.
+    ///
+    /// # Errors
+    /// Those of [`exchange`](Self::exchange).
+    pub(crate) fn exchange_by(
+        &self,
+        deadline: Deadline,
+        endpoints: &[Endpoint],
+        transient: impl Fn(&Answer) -> bool,
+        mut attempt: impl FnMut(&Endpoint, Duration) -> Result<Answer, Fault>,
+    ) -> Result<Answer, ProviderError> {
         // One that is silent must leave time for the others.
         let share = deadline.total / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
         let mut lasting = vec![false; endpoints.len()];
@@ -382,7 +402,7 @@ impl Http {
                 if *lasting || time.is_zero() {
                     continue;
                 }
-                last = match self.attempt(endpoint, request(endpoint)?, time) {
+                last = match attempt(endpoint, time) {
                     Ok(answer) if answer.status == 429 || transient(&answer) => {
                         tracing::debug!(status = answer.status, %endpoint, "a passing failure");
                         wait = wait.max(answer.retry_after().unwrap_or_default());
@@ -394,6 +414,7 @@ impl Http {
                         // An answer, even a bad one, says more.
                         if last.is_ok() { last } else { Err(self.unreachable(error)) }
                     }
+                    Err(Fault::Final(error)) => return Err(error),
                     Err(Fault::Lasting(error)) => {
                         *lasting = true;
                         if last.is_ok() { last } else { Err(error) }
@@ -410,7 +431,8 @@ impl Http {
         last
     }
 
-    fn attempt(&self, endpoint: &Endpoint, request: Request, time: Duration) -> Result<Answer, Fault> {
+    /// One try: sends a request, and reads its answer.
+    pub(crate) fn attempt(&self, endpoint: &Endpoint, request: Request, time: Duration) -> Result<Answer, Fault> {
         let end = Instant::now() + time;
         let url = Url::parse(&request.url).map_err(|_| self.bad_request())?;
         if url.origin() != endpoint.0.origin() {

@@ -37,7 +37,7 @@ pub mod ring;
 pub(crate) mod secret_file;
 #[cfg(all(test, feature = "network"))]
 #[path = "../../tests/common/server.rs"]
-mod server;
+pub(crate) mod server;
 #[cfg(feature = "sev-snp")]
 pub mod snp;
 #[cfg(all(test, feature = "pkcs11"))]

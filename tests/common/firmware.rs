@@ -30,6 +30,8 @@ pub enum Fault {
     None,
     /// The call succeeds and nothing is written: the answer stays zero.
     Silent,
+    /// Nothing comes back until this is over; a matter of those who pass calls on.
+    Hangs,
     /// Every call is answered with this status.
     Status(u32),
     /// The report is another's: it does not hold what was asked for.

@@ -2,7 +2,8 @@
 //! other libraries' than the client's where there are others. It answers all four calls, and misbehaves on demand.
 //!
 //! What it keeps to of the specification: paths with folded slashes, statuses and texts, sealing (the 92 bytes of the Proteccio profile),
-//! OAEP, signatures, the context signature, bearer tokens beside a dummy `Authorization`, client certificates. No audit log.
+//! OAEP, signatures, the context signature, bearer tokens beside a dummy `Authorization`, client certificates, challenges and what evidence is bound
+//! to. No audit log, and it believes every report: whether one is genuine is tried with the real server.
 
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
@@ -18,7 +19,7 @@ use base64::prelude::BASE64_STANDARD;
 use p384::ecdsa::signature::hazmat::PrehashSigner;
 use p384::pkcs8::EncodePublicKey;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use super::server::{Authority, Call, Reply, Server};
 
@@ -85,6 +86,10 @@ pub struct Hsm {
     pub needs_certificate: bool,
     /// Whether it knows the context signature.
     pub context: bool,
+    /// The launch measurement that evidence must show, if any is demanded.
+    pub measurement: Option<[u8; 48]>,
+    /// Challenges that are open, and for whom.
+    challenges: Mutex<Vec<(Vec<u8>, String)>>,
     /// Instances that the caller may be, if not all.
     pub instances: Option<Vec<String>>,
     fault: Mutex<Fault>,
@@ -127,6 +132,8 @@ impl Hsm {
             token: None,
             needs_certificate: false,
             context: true,
+            measurement: None,
+            challenges: Mutex::default(),
             instances: None,
             fault: Mutex::new(Fault::None),
             only: Mutex::new(None),
@@ -139,6 +146,11 @@ impl Hsm {
     /// One like the original, which knows no context signature.
     pub fn original() -> Hsm {
         Hsm { context: false, ..Hsm::new() }
+    }
+
+    /// One that demands evidence of a guest with this launch measurement.
+    pub fn demanding(measurement: [u8; 48]) -> Hsm {
+        Hsm { measurement: Some(measurement), ..Hsm::new() }
     }
 
     pub fn serve(self: &Arc<Self>) -> Server {
@@ -252,8 +264,19 @@ impl Hsm {
         }
         let bad = (400, "Bad parameters");
         let body = call.json();
+        if operation == "challenge" {
+            self.measurement.ok_or((404, "Not Found"))?;
+            let challenge = random::<32>();
+            self.challenges.lock().unwrap().push((challenge.to_vec(), instance.to_owned()));
+            let given =
+                json!({"challenge": BASE64_STANDARD.encode(challenge), "expires_at": "2026-01-02T03:06:05.678901Z"});
+            return Ok(given.as_object().unwrap().clone());
+        }
         let text = |name: &str| body.get(name).and_then(Value::as_str).ok_or(bad);
         let bytes = |name: &str| BASE64_STANDARD.decode(text(name)?).map_err(|_| bad);
+        if !self.is_evident(instance, operation, &body) {
+            return Err((403, "Forbidden"));
+        }
         let volume = text("volume_uuid")?;
         let key = match operation {
             "convert-secret" => Vec::new(),
@@ -344,6 +367,39 @@ impl Hsm {
             answer.remove(name);
         }
         Ok(answer)
+    }
+
+    /// Whether a request has evidence of its own, if any is demanded. Its challenge is spent in any case.
+    fn is_evident(&self, instance: &str, operation: &str, body: &Value) -> bool {
+        let Some(measurement) = self.measurement else { return true };
+        let bytes = |value: &Value| BASE64_STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default();
+        let evidence = &body["attestation"];
+        let (challenge, report) = (bytes(&evidence["challenge"]), bytes(&evidence["report"]));
+        let mut open = self.challenges.lock().unwrap();
+        let Some(at) = open.iter().position(|known| *known == (challenge.clone(), instance.to_owned())) else {
+            return false;
+        };
+        open.remove(at);
+        let text = |name: &str| body[name].as_str().unwrap_or_default();
+        let hash = |name: &str| match bytes(&body[name]) {
+            bytes if bytes.is_empty() => String::new(),
+            bytes => hex(&Sha256::digest(bytes)),
+        };
+        let bound = [
+            "domain=envelopefs-keyserver/attestation/v1".to_owned(),
+            format!("operation={operation}"),
+            format!("instance_id={}", hex(instance.as_bytes())),
+            format!("volume_uuid={}", hex(text("volume_uuid").to_lowercase().as_bytes())),
+            format!("challenge={}", hex(&challenge)),
+            format!("rsa_wrapping_key_sha256={}", hash("rsa_wrapping_key")),
+            format!("encrypted_secret_sha256={}", hash("encrypted_secret")),
+            format!("source_instance_id={}", hex(text("source_instance_id").as_bytes())),
+        ];
+        report.len() == 1184
+            && report[0x30..0x34] == [0; 4]
+            && report[0x50..0x90] == Sha512::digest(bound.join("\n"))[..]
+            && report[0x90..0xC0] == measurement
+            && !bytes(&evidence["certificates"]).is_empty()
     }
 
     /// Puts a value and its signature into an answer.

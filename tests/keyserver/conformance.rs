@@ -478,37 +478,6 @@ fn evidence_is_demanded_and_a_report_that_was_made_for_something_else_does_not_d
 }
 
 #[test]
-fn a_machine_computes_its_report_data_as_the_manual_says() {
-    let world = World::new();
-    world.one_time_key("rsa", 2048);
-    let der = world.openssl(&["rsa", "-in", "rsa", "-pubout", "-outform", "DER"]).stdout;
-    world.write("key.der", &der);
-    let manual = include_str!("../../contrib/keyserver/README.md");
-    let lines = manual.lines().skip_while(|line| !line.starts_with("data=$("));
-    let end = |line: &&str| !line.contains("sha512");
-    let count = lines.clone().take_while(end).count() + 1;
-    let script = format!(
-        "hex() {{ od -An -v -tx1 | tr -d ' \\n'; }}\n{}\nprintf %s \"$data\"",
-        lines.take(count).collect::<Vec<_>>().join("\n")
-    );
-    let challenge = envelopefs::api::Challenge([0xfb; 32]);
-    let encoded = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, challenge.0);
-    let mut shell = Command::new("bash");
-    shell.args(["-euc", &script]).current_dir(world.path(""));
-    let said = shell.env("id", INSTANCE).env("volume", "Volume-1").env("challenge", encoded).output().unwrap();
-    let call = envelopefs::api::canonical::AttestedCall {
-        operation: envelopefs::api::Operation::Generate,
-        instance: &INSTANCE.parse().unwrap(),
-        volume: &"VOLUME-1".parse().unwrap(),
-        rsa_wrapping_key: &der,
-        encrypted_secret: &[],
-        source: None,
-    };
-    let expected = envelopefs::api::hex(&call.report_data(&challenge));
-    assert_eq!(String::from_utf8_lossy(&said.stdout), expected, "{}", told(&said));
-}
-
-#[test]
 fn a_flood_is_refused_and_the_server_does_not_grow() {
     const MOST: u64 = 64 << 10;
     let mut world = World::new();

@@ -2,9 +2,9 @@
 //! lying, or one of several.
 
 #[path = "../common/key_server.rs"]
-mod key_server;
+pub(super) mod key_server;
 #[path = "../common/server.rs"]
-mod server;
+pub(super) mod server;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -17,6 +17,8 @@ mod attributes;
 mod conformance;
 mod data;
 mod directories;
+#[cfg(all(feature = "hsm-api", feature = "sev-snp"))]
+mod evidence;
 mod faults;
 #[cfg(feature = "hsm-api")]
 mod hsm_api;

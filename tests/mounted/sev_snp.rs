@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -14,18 +15,18 @@ use crate::common::{Mount, PROGRAM, run, scratch, succeed, text, write_key};
 use crate::volumes;
 
 #[path = "../common/firmware.rs"]
-mod firmware;
+pub(super) mod firmware;
 
 use firmware::{GET_DERIVED_KEY, GET_REPORT, Machine};
 
 /// A guest with a device, and directories for a volume.
-struct Guest {
+pub(super) struct Guest {
     scratch: TempDir,
     machine: Arc<Mutex<Machine>>,
 }
 
 impl Guest {
-    fn new(machine: Machine) -> Guest {
+    pub(super) fn new(machine: Machine) -> Guest {
         let scratch = scratch();
         for name in ["backing", "mnt"] {
             fs::create_dir(scratch.path().join(name)).unwrap();
@@ -47,16 +48,16 @@ impl Guest {
         Guest { scratch, machine }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    fn machine(&self) -> MutexGuard<'_, Machine> {
+    pub(super) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap()
     }
 
     /// The program on this guest.
-    fn program(&self, arguments: &[&str]) -> Command {
+    pub(super) fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.env("LD_PRELOAD", self.path("sev.so")).env("ENVELOPEFS_TEST_SEV_GUEST", self.path("device"));
         let word = |argument: &&str| match *argument {
@@ -73,12 +74,12 @@ impl Guest {
         run(&mut self.program(arguments))
     }
 
-    fn succeed(&self, arguments: &[&str]) -> String {
+    pub(super) fn succeed(&self, arguments: &[&str]) -> String {
         succeed(&mut self.program(arguments))
     }
 
     /// Fails with the exit code and all of these words.
-    fn refused(&self, arguments: &[&str], code: i32, words: &[&str]) {
+    pub(super) fn refused(&self, arguments: &[&str], code: i32, words: &[&str]) {
         let output = self.run(arguments);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(code), "{said}");
@@ -92,7 +93,7 @@ impl Guest {
         mount.unmount();
     }
 
-    fn mount(&self, credential: &[&str]) -> Mount {
+    pub(super) fn mount(&self, credential: &[&str]) -> Mount {
         let command = self.program(&[&["mount", "--foreground"], credential, &["BACKING", "MNT"]].concat());
         Mount::start(command, self.path("mnt"), self.path("daemon.log"))
     }
@@ -108,7 +109,7 @@ impl Guest {
     }
 
     /// What must be true after everything that was called.
-    fn assert_well_asked(&self) {
+    pub(super) fn assert_well_asked(&self) {
         let machine = self.machine();
         assert!(!machine.calls.is_empty() && !machine.vmpck_lost);
         let well = |(number, version): &(u8, u32)| [GET_REPORT, GET_DERIVED_KEY].contains(number) && *version == 1;
@@ -123,6 +124,9 @@ fn serve(caller: &mut UnixStream, machine: &Mutex<Machine>) -> io::Result<()> {
     let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap());
     let mut request = vec![0; number(5) as usize];
     caller.read_exact(&mut request)?;
+    while machine.lock().unwrap().fault == firmware::Fault::Hangs {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let answer = machine.lock().unwrap().ioctl(head[0], number(1), &request);
     let (errno, exitinfo, response) = match answer {
         Ok(response) => (0, 0, response),

@@ -588,3 +588,16 @@ fn specifications_are_checked() {
         assert!(told(&error).contains(says), "{bad}: {}", told(&error));
     }
 }
+
+#[cfg(not(feature = "sev-snp"))]
+#[test]
+fn evidence_needs_the_feature_sev_snp() {
+    let id = "ab".repeat(32);
+    let spec = format!("hsm-api:https://h/v1?instance-id=i-1&signing-key-sha256={id}&evidence=sev-snp&certificates=/c");
+    let error = HsmApi::open(spec.parse().unwrap()).unwrap_err();
+    assert!(matches!(error, ProviderError::Setup { .. }) && error.to_string().contains("cannot ask"), "{error}");
+    assert!(error.remedy().unwrap().contains("feature sev-snp"));
+}
+
+#[cfg(feature = "sev-snp")]
+mod evidence;

@@ -749,3 +749,6 @@ own_process!(hostile_bodies_are_refused_with_a_record_and_fail_nothing_inside, |
     assert!(refused > count / 2, "{refused} of {count}");
     assert_eq!(world.records("vpc-1").await.len(), before + count, "each has its record");
 });
+
+#[cfg(feature = "hsm-api")]
+mod evidence;
