@@ -41,8 +41,6 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// Their number from which on the kernel calls the filesystem congested: three quarters, its usual proportion.
 const CONGESTED: u16 = MAX_BACKGROUND / 4 * 3;
-/// Bytes from which on reading or writing is a long piece of work.
-const MANY_BYTES: usize = 64 << 10;
 
 thread_local! {
     /// What a thread reads into: as large as its largest request so far, kept between requests.
@@ -81,7 +79,7 @@ impl Adapter {
         self.serving(Work::Quick)
     }
 
-    /// For one that waits for the disk, or is a long piece of work.
+    /// For one that waits for the disk.
     fn fs_at_length(&self) -> Option<Serving<'_>> {
         self.serving(Work::Long)
     }
@@ -339,7 +337,9 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let Some(fs) = self.serving(Work::long_if(size.is_some())) else { return reply.error(revoked()) };
+        let Some(fs) = self.serving(if size.is_some() { Work::Long } else { Work::Quick }) else {
+            return reply.error(revoked());
+        };
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         match fs.setattr(&caller(req), ino(number), &set) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
@@ -470,7 +470,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(fs) = self.serving(Work::long_if(size as usize >= MANY_BYTES)) else { return reply.error(revoked()) };
+        let Some(fs) = self.serving(Work::of_bytes(size as usize)) else { return reply.error(revoked()) };
         READ_BUFFER.with_borrow_mut(|buf| {
             let outcome = fs.read(handle(fh), offset, size as usize, buf);
             match outcome.as_ref().map(|range| buf.get(range.clone()).unwrap_or_default()) {
@@ -492,7 +492,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let Some(fs) = self.serving(Work::long_if(data.len() >= MANY_BYTES)) else { return reply.error(revoked()) };
+        let Some(fs) = self.serving(Work::of_bytes(data.len())) else { return reply.error(revoked()) };
         let how = WriteHow {
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             kill_suid_sgid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),

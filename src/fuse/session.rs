@@ -21,8 +21,8 @@ use crate::fs::Fs;
 
 /// Everything written is made durable at least this often.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
-/// Read-ahead of a mount, in KiB: one request of the largest size. The kernel offers 128.
-const READ_AHEAD_KIB: u32 = 1024;
+/// Read-ahead of a mount, in KiB: four requests of the largest size, so that while one is copied others are decrypted. The kernel offers 128.
+const READ_AHEAD_KIB: u32 = 4096;
 
 /// How a volume is mounted. `Default` is safe: no suid, no devices, nobody but the mounting user.
 #[derive(Debug, Clone, Default)]
@@ -95,8 +95,7 @@ impl SessionOptions {
     fn limits(&self) -> Limits {
         let usual = Limits::default();
         // With a single processor, who looks for requests keeps those who make them from it.
-        let alone = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
-        let look = self.busy_poll.unwrap_or(if alone { Duration::ZERO } else { usual.look });
+        let look = self.busy_poll.unwrap_or(if usual.processors == 1 { Duration::ZERO } else { usual.look });
         Limits { look, ..usual }
     }
 }

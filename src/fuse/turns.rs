@@ -16,6 +16,7 @@
 //! keeps ([`Seat`]).
 
 use std::cell::RefCell;
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -28,6 +29,8 @@ use crate::sys::process::preemptions;
 
 /// The watch rests after so many times its patience without any request.
 const ROUNDS: u32 = 50;
+/// Bytes from which on reading or writing takes long.
+const MANY_BYTES: usize = 64 << 10;
 /// Once in so many times that a thread looks, it finds out whether others want its processor.
 const LOOKS: u32 = 16;
 
@@ -67,6 +70,8 @@ pub(crate) struct Limits {
     pub(crate) backlog: Duration,
     /// So long may a request be worked on while nobody listens.
     pub(crate) patience: Duration,
+    /// Threads that heavy work is spread over.
+    pub(crate) processors: usize,
 }
 
 impl Default for Limits {
@@ -75,6 +80,7 @@ impl Default for Limits {
             look: Duration::from_micros(100),
             backlog: Duration::from_micros(250),
             patience: Duration::from_millis(1),
+            processors: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
     }
 }
@@ -156,6 +162,8 @@ struct State {
     /// Threads that read, or are about to: called ones are counted from the call on.
     listening: usize,
     parked: usize,
+    /// Requests that are being worked on.
+    working: usize,
     /// Parked threads that were called and have not woken up yet.
     calls: usize,
     /// Since when nobody has listened.
@@ -175,15 +183,18 @@ struct State {
 pub(crate) enum Work {
     /// Answered at once, unless something is slow that mostly is not.
     Quick,
-    /// Waits for the disk or is much to do: somebody else listens meanwhile.
+    /// Waits for the disk: somebody else listens meanwhile.
     Long,
+    /// Takes the processor for long: somebody else listens meanwhile, if there is a processor for what he may hear.
+    Heavy,
     /// One of several in one request: the thread goes on with the next.
     Part,
 }
 
 impl Work {
-    pub(crate) fn long_if(long: bool) -> Work {
-        if long { Work::Long } else { Work::Quick }
+    /// Of a read or write of so many bytes.
+    pub(crate) fn of_bytes(count: usize) -> Work {
+        if count >= MANY_BYTES { Work::Heavy } else { Work::Quick }
     }
 }
 
@@ -226,13 +237,19 @@ impl Turns {
         });
         let mut state = self.state.lock();
         state.requests += 1;
+        state.working += 1;
         if let Some(since) = listened {
             state.listening -= 1;
             if now.duration_since(since) <= self.limits.look {
                 state.gaze.came_soon();
             }
         }
-        if state.listening == 0 && !(work == Work::Long && self.call(&mut state)) {
+        let calls = match work {
+            Work::Long => true,
+            Work::Heavy => state.working < self.limits.processors,
+            Work::Quick | Work::Part => false,
+        };
+        if state.listening == 0 && !(calls && self.call(&mut state)) {
             state.unheard = Some(now);
             if std::mem::take(&mut state.resting) {
                 self.active.notify_one();
@@ -257,11 +274,12 @@ impl Turns {
     /// A request was answered.
     fn done(&self, work: Work) {
         let mut state = self.state.lock();
+        state.working -= 1;
         if self.queue.get().is_none() || state.ended {
             return;
         }
         let others = match work {
-            Work::Quick => 1,
+            Work::Quick | Work::Heavy => 1,
             // It is followed by another such, mostly: two then listen, so that nobody needs to be called each time.
             Work::Long => 2,
             Work::Part => usize::MAX,
@@ -370,7 +388,7 @@ mod tests {
     use super::*;
 
     const LATE: Duration = Duration::from_secs(60);
-    const NEVER: Limits = Limits { look: Duration::ZERO, backlog: LATE, patience: LATE };
+    const NEVER: Limits = Limits { look: Duration::ZERO, backlog: LATE, patience: LATE, processors: 2 };
 
     type Job = Box<dyn FnOnce() + Send>;
     type Queued = (Work, Job);
@@ -496,6 +514,21 @@ mod tests {
         }
         session.settle();
         assert_eq!(session.serially(20).len(), 1);
+    }
+
+    #[test]
+    fn heavy_work_has_others_listen_as_long_as_there_are_processors() {
+        let session = Session::new(NEVER);
+        session.settle();
+        let first = hanging(&session, Work::Heavy);
+        session.serially(10);
+        let second = hanging(&session, Work::Heavy);
+        assert_eq!((session.turns.state.lock().working, session.turns.state.lock().listening), (2, 0));
+        for end in [first, second] {
+            end.send(()).unwrap();
+            session.answer();
+        }
+        assert_eq!(session.serially(1).len(), 1);
     }
 
     #[test]
