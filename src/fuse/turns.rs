@@ -523,7 +523,11 @@ mod tests {
         let first = hanging(&session, Work::Heavy);
         session.serially(10);
         let second = hanging(&session, Work::Heavy);
-        assert_eq!((session.turns.state.lock().working, session.turns.state.lock().listening), (2, 0));
+        let (working, listening) = {
+            let state = session.turns.state.lock();
+            (state.working, state.listening)
+        };
+        assert_eq!((working, listening), (2, 0));
         for end in [first, second] {
             end.send(()).unwrap();
             session.answer();
