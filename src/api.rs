@@ -55,38 +55,32 @@ impl ClientNonce {
     }
 }
 
-impl From<ClientNonce> for Base64 {
-    fn from(nonce: ClientNonce) -> Self {
-        Base64(nonce.0.to_vec())
-    }
+/// On the wire, as Base64.
+macro_rules! thirty_two_bytes {
+    ($name:ident, $otherwise:literal) => {
+        impl From<$name> for Base64 {
+            fn from(value: $name) -> Self {
+                Base64(value.0.to_vec())
+            }
+        }
+
+        impl TryFrom<Base64> for $name {
+            type Error = &'static str;
+
+            fn try_from(bytes: Base64) -> Result<Self, &'static str> {
+                bytes.0.try_into().map($name).map_err(|_| $otherwise)
+            }
+        }
+    };
 }
 
-impl TryFrom<Base64> for ClientNonce {
-    type Error = &'static str;
-
-    fn try_from(bytes: Base64) -> Result<Self, &'static str> {
-        bytes.0.try_into().map(ClientNonce).map_err(|_| "a client nonce has 32 bytes")
-    }
-}
+thirty_two_bytes!(ClientNonce, "a client nonce has 32 bytes");
+thirty_two_bytes!(Challenge, "a challenge has 32 bytes");
 
 /// What the server made up so that evidence can only be for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Base64", into = "Base64")]
 pub struct Challenge(pub [u8; 32]);
-
-impl From<Challenge> for Base64 {
-    fn from(challenge: Challenge) -> Self {
-        Base64(challenge.0.to_vec())
-    }
-}
-
-impl TryFrom<Base64> for Challenge {
-    type Error = &'static str;
-
-    fn try_from(bytes: Base64) -> Result<Self, &'static str> {
-        bytes.0.try_into().map(Challenge).map_err(|_| "a challenge has 32 bytes")
-    }
-}
 
 /// The name of a machine, which owns secrets: 1 to 64 letters, digits, `.`, `_` and `-`, of which the first is a letter or digit. Without
 /// `volume_uuid` in it, so that the original's associated data, names and values in a row, says one thing only.

@@ -1,10 +1,9 @@
 //! The `envelopefs` command: parse, run, exit code.
 
-use std::process::ExitCode;
-
 use clap::Parser;
+use envelopefs::sys::process::Exit;
 use envelopefs::{cli, cmd};
 
-fn main() -> ExitCode {
+fn main() -> Exit {
     cmd::run(cli::Cli::parse_from(cli::with_verb(std::env::args_os())))
 }

@@ -9,9 +9,8 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use common::{Mount, PROGRAM, Volume, python, run, sh, succeed, text};
+use common::{Mount, PROGRAM, Volume, flip, python, run, sh, succeed, text, wait_until};
 
 /// The documented exit codes.
 mod code {
@@ -91,14 +90,6 @@ impl Drop for Background<'_> {
         if is_mounted(&self.0.mountpoint()) {
             let _ = run(Command::new("umount").arg("-l").arg(self.0.mountpoint()));
         }
-    }
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -255,7 +246,7 @@ fn check_names_what_is_damaged_and_its_code_says_so() {
     let report = succeed(&mut envelopefs(&volume, "check --key-file {k} {b}"));
     assert!(report.contains("No damage"), "{report}");
     let stored = sh(volume.backing(), &format!("find . -inum {inode}"));
-    sh(volume.backing(), &format!("printf x | dd of='{}' bs=1 seek=30000 conv=notrunc status=none", stored.trim()));
+    flip(&volume.backing().join(stored.trim()), 30_000);
     let output = run(&mut envelopefs(&volume, "check --key-file {k} {b}"));
     let said = text(&output);
     assert_eq!(output.status.code(), Some(code::DAMAGED), "{said}");
@@ -445,11 +436,11 @@ fn a_signal_to_a_busy_mount_lets_its_users_finish_and_a_second_one_does_not() {
     let mut file = fs::File::create(volume.mountpoint().join("long")).unwrap();
     file.write_all(b"before ").unwrap();
     sh(volume.dir(), &format!("kill -TERM {pid}"));
-    wait_until("the mount goes from the tree", || !is_mounted(&volume.mountpoint()));
+    wait_until("the mount goes from the tree", String::new, || !is_mounted(&volume.mountpoint()));
     file.write_all(b"after").unwrap();
     assert!(running());
     drop(file);
-    wait_until("the daemon ends with its last user", || !running());
+    wait_until("the daemon ends with its last user", String::new, || !running());
     drop(mount);
 
     let mount = Background::new(&volume, "mount --key-file {k} {b} {m}");
@@ -458,9 +449,9 @@ fn a_signal_to_a_busy_mount_lets_its_users_finish_and_a_second_one_does_not() {
     let mut file = fs::File::create(volume.mountpoint().join("cut")).unwrap();
     file.write_all(b"written").unwrap();
     sh(volume.dir(), &format!("kill -TERM {pid}"));
-    wait_until("the mount goes from the tree", || !is_mounted(&volume.mountpoint()));
+    wait_until("the mount goes from the tree", String::new, || !is_mounted(&volume.mountpoint()));
     sh(volume.dir(), &format!("kill -TERM {pid}"));
-    wait_until("the daemon ends all the same", || !Path::new(&format!("/proc/{pid}")).exists());
+    wait_until("the daemon ends all the same", String::new, || !Path::new(&format!("/proc/{pid}")).exists());
     assert!(file.write_all(b"more").is_err());
     drop((file, mount));
     volume.assert_clean();
@@ -479,7 +470,7 @@ fn a_busy_mount_is_told_and_can_be_detached() {
     assert!(!is_mounted(&volume.mountpoint()));
     fails(&mut envelopefs(&volume, "mount --key-file {k} {b} {m}"), code::IN_USE, "in use");
     drop(file);
-    wait_until("the daemon ends", || !Path::new(&format!("/proc/{pid}")).exists());
+    wait_until("the daemon ends", String::new, || !Path::new(&format!("/proc/{pid}")).exists());
     drop(mount);
 }
 
@@ -504,7 +495,7 @@ fn umount_8_and_a_symlink_to_the_mountpoint_will_do() {
     let mount = volume.mount();
     fs::write(mount.path().join("f"), "x").unwrap();
     succeed(Command::new("umount").arg(mount.path()));
-    wait_until("the daemon ends well", || mount.log_text().contains("ended"));
+    wait_until("the daemon ends well", String::new, || mount.log_text().contains("ended"));
     drop(mount);
     let link = volume.dir().join("link");
     std::os::unix::fs::symlink(volume.mountpoint(), &link).unwrap();

@@ -1,10 +1,9 @@
 //! The `envelopefs-keyserver` command: parse, run, exit code.
 
-use std::process::ExitCode;
-
 use clap::Parser;
 use envelopefs::server::{cli, cmd};
+use envelopefs::sys::process::Exit;
 
-fn main() -> ExitCode {
+fn main() -> Exit {
     cmd::run(cli::Cli::parse())
 }

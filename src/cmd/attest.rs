@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::process::ExitCode;
 
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Code, Failure, Result};
+use super::{Code, Exit, Failure, Result};
 use crate::attest::certificate::{self, Certificate};
 use crate::attest::report::{LEN, hex, unhex};
 use crate::attest::{
@@ -19,7 +18,7 @@ use crate::cli::Attest;
 #[cfg(feature = "network")]
 use crate::keys::http::{Http, HttpOptions, Request};
 
-pub(super) fn run(args: Attest) -> Result<ExitCode> {
+pub(super) fn run(args: Attest) -> Result<Exit> {
     let nonce = args.nonce.as_deref().map(|text| bytes::<64>("--nonce", text)).transpose()?;
     let mut demands = Demands {
         report_data: nonce,
@@ -67,7 +66,7 @@ pub(super) fn run(args: Attest) -> Result<ExitCode> {
     } else {
         print(&verified, &demands)
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 fn refused(error: &dyn std::error::Error) -> Failure {

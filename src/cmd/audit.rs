@@ -1,16 +1,15 @@
 //! `envelopefs audit`: what was done with a volume's keys.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{Code, Failure, Result, credentials, harden};
+use super::{Code, Exit, Failure, Result, credentials, harden};
 use crate::audit::{self, Fault, Line};
 use crate::cli::{AuditShow, AuditVerify};
 use crate::volume::Volume;
 
-pub(super) fn verify(args: AuditVerify) -> Result<ExitCode> {
+pub(super) fn verify(args: AuditVerify) -> Result<Exit> {
     harden()?;
     let volume = Volume::open(&args.backing)?;
     let uuid = volume.description().uuid();
@@ -38,7 +37,7 @@ pub(super) fn verify(args: AuditVerify) -> Result<ExitCode> {
             "unconfirmed": verified.unconfirmed, "torn": verified.torn, "head": head,
         });
         println!("{object}");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     match key {
         Some(_) => println!("Verified {} events, {} of them with a MAC.", verified.events, verified.authenticated),
@@ -57,10 +56,10 @@ pub(super) fn verify(args: AuditVerify) -> Result<ExitCode> {
         println!("Head: {head}");
         println!("Kept elsewhere and given with --head, it shows whether the end of the log was cut off since.");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-pub(super) fn show(args: AuditShow) -> Result<ExitCode> {
+pub(super) fn show(args: AuditShow) -> Result<Exit> {
     let volume = Volume::open(&args.backing)?;
     let mut out = std::io::stdout().lock();
     // A closed pipe is no fault of the log.
@@ -73,7 +72,7 @@ pub(super) fn show(args: AuditShow) -> Result<ExitCode> {
     let log = audit::read(&volume).map_err(Fault::from);
     let shown = log.and_then(|log| audit::verify(log, volume.description().uuid(), None, None, &mut print));
     shown.map_err(|fault| faulty(&fault))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 fn for_people(line: &Line) -> String {

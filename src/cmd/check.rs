@@ -1,13 +1,12 @@
 //! `envelopefs check`: verifies a whole volume.
 
 use std::io::IsTerminal;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uuid::Uuid;
 
-use super::{Code, Failure, Result, credentials, harden};
+use super::{Code, Exit, Failure, Result, credentials, harden};
 use crate::audit::{self, Operation};
 use crate::cli::Check;
 use crate::fs::check::{Finding, Reporter};
@@ -15,7 +14,7 @@ use crate::fs::{Fs, FsOptions};
 use crate::store::{BackingDir, Store, StoreError, StoreOptions, open_root};
 use crate::volume::Volume;
 
-pub(super) fn run(args: Check) -> Result<ExitCode> {
+pub(super) fn run(args: Check) -> Result<Exit> {
     harden()?;
     crate::sys::process::raise_file_limit();
     let volume = Volume::open(&args.backing)?;
@@ -40,10 +39,10 @@ pub(super) fn run(args: Check) -> Result<ExitCode> {
     }
     if summary.damaged > 0 {
         println!("DAMAGED: {} findings.", summary.damaged);
-        return Ok(ExitCode::from(Code::Damaged as u8));
+        return Ok(Exit::from(Code::Damaged as u8));
     }
     println!("No damage found.");
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Replays the journal of a volume that was not unmounted cleanly, as mounting it would: what is in it is part of the volume.

@@ -2,14 +2,13 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Code, Failure, Result, credentials, harden, umount};
+use super::{Code, Exit, Failure, Result, credentials, harden, umount};
 use crate::audit::{self, Event, Operation};
 use crate::cli::Import;
 use crate::fs::{Fs, FsError, FsOptions};
@@ -23,7 +22,7 @@ const SHOWN: usize = 50;
 /// How often what was written so far is made durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
-pub(super) fn run(args: Import) -> Result<ExitCode> {
+pub(super) fn run(args: Import) -> Result<Exit> {
     harden()?;
     crate::sys::process::raise_file_limit();
     if let Ok(absolute) = umount::absolute(&args.backing)
@@ -100,7 +99,7 @@ pub(super) fn run(args: Import) -> Result<ExitCode> {
         Report { args: &args, entries, summary: &summary, compared: compared.as_ref(), removed: removed.0, failures };
     report.print();
     if done {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let failure = Failure::new(Code::Failure, "not everything could be imported as it is");
     Err(match args.remove_originals && removed.0 == 0 {

@@ -1,13 +1,11 @@
 //! `envelopefs info`: what a volume says of itself.
 
-use std::process::ExitCode;
-
-use super::Result;
+use super::{Exit, Result};
 use crate::cli::Info;
 use crate::keys;
 use crate::volume::{Description, Volume};
 
-pub(super) fn run(args: Info) -> Result<ExitCode> {
+pub(super) fn run(args: Info) -> Result<Exit> {
     let volume = Volume::open(&args.backing)?;
     let description = volume.description();
     println!("Volume:          {}", description.uuid());
@@ -16,7 +14,7 @@ pub(super) fn run(args: Info) -> Result<ExitCode> {
     println!("Features:        {}", if features.is_empty() { "none".into() } else { features.join(", ") });
     print_keys(description);
     println!("\nThis is what the description says; its authenticity is verified when the volume is unlocked.");
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Key versions and their slots.

@@ -1,15 +1,14 @@
 //! `envelopefs init`: makes a volume.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use super::credentials::{self, NewCredential};
-use super::{Result, harden};
+use super::{Exit, Result, harden};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{Credentials, Init};
 use crate::volume::{NewSlot, Volume};
 
-pub(super) fn run(args: Init) -> Result<ExitCode> {
+pub(super) fn run(args: Init) -> Result<Exit> {
     harden()?;
     let chosen = chosen(&args.credentials, args.make_key_file);
     // Before anything is asked for or made: a directory that cannot become a volume.
@@ -42,7 +41,7 @@ pub(super) fn run(args: Init) -> Result<ExitCode> {
         );
         println!("slot with: envelopefs key add {}", args.backing.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Key files made for a volume that does not come to be: they open nothing, and would be in the way of the next attempt.

@@ -1,22 +1,20 @@
 //! `envelopefs key list, add, remove`: the slots that open a volume.
 
-use std::process::ExitCode;
-
 use serde_json::{Value, json};
 
-use super::{Result, credentials, harden, info, recovery};
+use super::{Exit, Result, credentials, harden, info, recovery};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyAdd, KeyList, KeyRemove};
 use crate::keys;
 use crate::volume::{Description, KeyState, Volume};
 
-pub(super) fn list(args: KeyList) -> Result<ExitCode> {
+pub(super) fn list(args: KeyList) -> Result<Exit> {
     let volume = Volume::open(&args.backing)?;
     match args.json {
         true => println!("{}", described(volume.description())),
         false => info::print_keys(volume.description()),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Versions and slots with all that a slot says of itself but the wrapped key.
@@ -50,7 +48,7 @@ pub(super) fn outlives(description: &Description, gone: &[u32]) -> bool {
     left.any(|slot| !keys::slot_is_machine_bound(&slot.provider, &slot.parameters))
 }
 
-pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
+pub(super) fn add(args: KeyAdd) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked =
@@ -71,10 +69,10 @@ pub(super) fn add(args: KeyAdd) -> Result<ExitCode> {
         (false, Some(slot)) => println!("Added key slot {slot}: {}.", provider.describe()),
         (false, None) => println!("Dry run: a key slot would be added for {}.", provider.describe()),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
+pub(super) fn remove(args: KeyRemove) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked =
@@ -102,5 +100,5 @@ pub(super) fn remove(args: KeyRemove) -> Result<ExitCode> {
             );
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

@@ -1,10 +1,8 @@
 //! `envelopefs takeover` and `envelopefs check-server-key`: what only volumes behind a key server need.
 
-use std::process::ExitCode;
-
 use serde_json::json;
 
-use super::{Code, Failure, Result, harden};
+use super::{Code, Exit, Failure, Result, harden};
 use crate::api::InstanceId;
 use crate::audit::{self, Event, Operation};
 use crate::cli::{CheckServerKey, Takeover};
@@ -14,7 +12,7 @@ use crate::volume::{NewSlot, Volume};
 
 /// Makes the slots of another instance this one's. A slot is replaced when the server has shown that its new sealed form opens to
 /// the volume's own master key; until then the old form stays.
-pub(super) fn takeover(args: Takeover) -> Result<ExitCode> {
+pub(super) fn takeover(args: Takeover) -> Result<Exit> {
     harden()?;
     let from: InstanceId =
         args.from.parse().map_err(|error| Failure::new(Code::Usage, "--from is no instance id").because(&error))?;
@@ -55,7 +53,7 @@ pub(super) fn takeover(args: Takeover) -> Result<ExitCode> {
             );
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Numbers of the slots that belong to an instance.
@@ -70,7 +68,7 @@ fn slots_of(volume: &Volume, instance: &InstanceId) -> Vec<u32> {
 }
 
 /// Compares what each server tells with what is pinned.
-pub(super) fn check_server_key(args: CheckServerKey) -> Result<ExitCode> {
+pub(super) fn check_server_key(args: CheckServerKey) -> Result<Exit> {
     let provider = open(&args.provider)?;
     let (mut other, mut failed) = (false, None);
     let mut servers = Vec::new();
@@ -104,7 +102,7 @@ pub(super) fn check_server_key(args: CheckServerKey) -> Result<ExitCode> {
     }
     match failed {
         Some(error) => Err(error.into()),
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(Exit::SUCCESS),
     }
 }
 

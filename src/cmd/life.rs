@@ -1,12 +1,10 @@
 //! `envelopefs key rotate, status, retire, destroy, rebind`: the life of a master key (NIST SP 800-57 part 1, section 7).
 
-use std::process::ExitCode;
-
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::headers::{self, Pace, Reach, Walked};
-use super::{Code, Failure, Result, credentials, harden, key};
+use super::{Code, Exit, Failure, Result, credentials, harden, key};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{KeyDestroy, KeyRebind, KeyRetire, KeyRotate, KeyStatus, Walk};
 use crate::fs::rewrap::Task;
@@ -33,7 +31,7 @@ fn older(description: &Description) -> impl Iterator<Item = &MasterKey> {
     description.keys().iter().filter(|key| key.state.unwraps() && key.state != KeyState::Active)
 }
 
-pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
+pub(super) fn rotate(args: KeyRotate) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let credentials = credentials::existing(&args.credentials)?;
@@ -87,7 +85,7 @@ pub(super) fn rotate(args: KeyRotate) -> Result<ExitCode> {
             ),
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Makes the new version of the master key, with the slots that credentials are there for.
@@ -115,14 +113,7 @@ fn new_version(
 }
 
 /// What a rotation would do.
-fn foretell(
-    volume: &Volume,
-    reach: &Reach,
-    unlocked: &Unlocked,
-    pace: Pace,
-    json: bool,
-    resume: bool,
-) -> Result<ExitCode> {
+fn foretell(volume: &Volume, reach: &Reach, unlocked: &Unlocked, pace: Pace, json: bool, resume: bool) -> Result<Exit> {
     let walked = reach.walk(&unlocked.ring(), Task::Count, pace)?;
     let headers = walked.counts.skipped();
     let current = walked.by_key.get(&unlocked.ring().active()).copied().unwrap_or(0);
@@ -135,7 +126,7 @@ fn foretell(
             "Dry run, nothing was changed: {to_rewrap} headers would be rewrapped; there are {versions} versions of the master key."
         ),
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// The summary of a walk, for people or as one JSON object.
@@ -176,7 +167,7 @@ fn not_all(walked: &Walked, fact: &str) -> Failure {
         .remedy("see what is wrong with these files (envelopefs check), then run: envelopefs key rotate --resume")
 }
 
-pub(super) fn status(args: KeyStatus) -> Result<ExitCode> {
+pub(super) fn status(args: KeyStatus) -> Result<Exit> {
     harden()?;
     let volume = Volume::open(&args.backing)?;
     let unlocked =
@@ -207,7 +198,7 @@ pub(super) fn status(args: KeyStatus) -> Result<ExitCode> {
         report(&walked, false, Value::Null);
     }
     match walked.counts.failed {
-        0 => Ok(ExitCode::SUCCESS),
+        0 => Ok(Exit::SUCCESS),
         _ => Err(not_all(&walked, "they may need any version")),
     }
 }
@@ -233,7 +224,7 @@ fn still_needed(count: u64, version: u32) -> Failure {
         .remedy("rewrap them first: envelopefs key rotate --resume")
 }
 
-pub(super) fn retire(args: KeyRetire) -> Result<ExitCode> {
+pub(super) fn retire(args: KeyRetire) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked =
@@ -258,10 +249,10 @@ pub(super) fn retire(args: KeyRetire) -> Result<ExitCode> {
         (0, false) => say(json, &format!("Version {} is retired: no header needs it.", args.version)),
         (needed, _) => return Err(still_needed(needed, args.version)),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-pub(super) fn destroy(args: KeyDestroy) -> Result<ExitCode> {
+pub(super) fn destroy(args: KeyDestroy) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked =
@@ -285,7 +276,7 @@ pub(super) fn destroy(args: KeyDestroy) -> Result<ExitCode> {
     }
     if args.dry_run {
         say(json, &format!("Dry run: version {} would be destroyed.", args.version));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let done = volume.destroy(&unlocked, args.version);
     audit::noted(&volume, &unlocked, Event::new(Operation::Destroy).version(args.version), done)?;
@@ -302,7 +293,7 @@ pub(super) fn destroy(args: KeyDestroy) -> Result<ExitCode> {
         json,
         "A copy of the volume's description from before, with a credential of that time, still opens it: destroy such backups too.",
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Refuses to destroy a version whose grace period is not over: backups and snapshots may still need it.
@@ -323,7 +314,7 @@ fn wait_for_grace(key: &MasterKey, days: u32) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn rebind(args: KeyRebind) -> Result<ExitCode> {
+pub(super) fn rebind(args: KeyRebind) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let unlocked =
@@ -346,11 +337,11 @@ pub(super) fn rebind(args: KeyRebind) -> Result<ExitCode> {
         }
         provider.check()?;
         say_what("Dry run, would rebind");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let event = Event::new(Operation::SlotRebind).slot(args.slot).provider(provider.kind());
     let done = volume.rebind(&unlocked, args.slot, NewSlot { provider: &*provider, label: &args.new.label });
     audit::noted(&volume, &unlocked, event, done)?;
     say_what("Rebound");
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

@@ -5,6 +5,7 @@ mod attest;
 mod audit;
 mod check;
 mod credentials;
+pub(crate) mod failure;
 mod generate;
 mod headers;
 mod import;
@@ -21,88 +22,16 @@ mod probe;
 mod recovery;
 mod umount;
 
-use std::fmt;
-use std::process::ExitCode;
+pub use failure::Code;
+use failure::{Failure, Result, sources};
 
 use crate::cli::{Audit, Cli, Command, Key};
 use crate::fs::FsError;
 use crate::keys::ProviderError;
 use crate::keys::key_file::KeyFileError;
 use crate::store::StoreError;
+use crate::sys::process::Exit;
 use crate::volume::VolumeError;
-
-/// Exit codes; scripts rely on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Code {
-    /// Any failure that has no code of its own.
-    Failure = 1,
-    /// Wrong usage, which the parser also reports with this code.
-    Usage = 2,
-    /// No key slot opens with the credentials given.
-    WrongKey = 3,
-    /// Something stored is not what was written.
-    Damaged = 4,
-    /// In use by another process.
-    InUse = 5,
-    /// Not a volume, or no place for one.
-    NotAVolume = 6,
-    /// A format or feature of a later version.
-    Unsupported = 7,
-    /// Mounting or unmounting failed.
-    Mount = 8,
-    /// A key provider cannot be reached, refuses, or is not set up.
-    Provider = 9,
-    /// An attestation report is not genuine or not what was demanded.
-    Attestation = 10,
-}
-
-/// Why a verb failed: fact, cause, remedy, and the exit code.
-#[derive(Debug)]
-struct Failure {
-    code: Code,
-    fact: String,
-    causes: Vec<String>,
-    remedy: Option<String>,
-}
-
-type Result<T> = std::result::Result<T, Failure>;
-
-impl Failure {
-    fn new(code: Code, fact: impl Into<String>) -> Self {
-        Failure { code, fact: fact.into(), causes: Vec::new(), remedy: None }
-    }
-
-    /// Adds what lies behind it.
-    fn because(mut self, error: &dyn std::error::Error) -> Self {
-        self.causes.push(error.to_string());
-        self.causes.extend(sources(error));
-        self
-    }
-
-    fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
-        self
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "envelopefs: {}", self.fact)?;
-        for cause in &self.causes {
-            write!(f, "\n  cause: {}", cause.trim_end())?;
-        }
-        if let Some(remedy) = &self.remedy {
-            write!(f, "\n  remedy: {remedy}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The texts of the errors behind an error.
-fn sources(error: &dyn std::error::Error) -> Vec<String> {
-    std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string).collect()
-}
 
 impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
@@ -169,7 +98,7 @@ impl From<FsError> for Failure {
 }
 
 /// Runs a parsed command to its end.
-pub fn run(cli: Cli) -> ExitCode {
+pub fn run(cli: Cli) -> Exit {
     let outcome = match cli.command {
         Command::Init(args) => init::run(args),
         Command::Mount(args) => mount::run(args),
@@ -197,13 +126,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Attest(args) => attest::run(args),
         Command::Generate(args) => generate::run(args),
     };
-    match outcome {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.code as u8)
-        }
-    }
+    outcome.unwrap_or_else(|failure| failure.report("envelopefs"))
 }
 
 /// Keeps what this process will know to itself, or refuses to go on.

@@ -4,13 +4,12 @@
 //! terminal is still ours; mount; give up privileges; start threads; leave the terminal once the mount answers.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::options::MountOptions;
-use super::{Code, Failure, Result, credentials, harden, log, options, umount};
+use super::{Code, Exit, Failure, Result, credentials, harden, log, options, umount};
 use crate::audit::{self, Operation};
 use crate::cli::{Credentials, Mount};
 use crate::fs::{Fs, FsOptions};
@@ -20,7 +19,7 @@ use crate::store::{StoreOptions, open_root};
 use crate::sys::process::{self, Forked, Ready};
 use crate::volume::{Volume, VolumeError};
 
-pub(super) fn run(args: Mount) -> Result<ExitCode> {
+pub(super) fn run(args: Mount) -> Result<Exit> {
     let options = options::parse(&args)?;
     // Before the fork, so that relative paths mean what they say.
     let backing = args.backing.canonicalize().map_err(|error| {
@@ -37,21 +36,15 @@ pub(super) fn run(args: Mount) -> Result<ExitCode> {
     match process::fork().map_err(cannot_fork)? {
         Forked::Child(ready) => serve(&args, options, &backing, &mountpoint, Some(ready)),
         Forked::Parent(waiting) => match waiting.wait().map_err(cannot_fork)? {
-            None => Ok(ExitCode::SUCCESS),
+            None => Ok(Exit::SUCCESS),
             Some(0) => Err(Failure::new(Code::Mount, "the mount ended before it answered").remedy("see the log")),
             // The child has said why.
-            Some(code) => Ok(ExitCode::from(code)),
+            Some(code) => Ok(Exit::from(code)),
         },
     }
 }
 
-fn serve(
-    args: &Mount,
-    options: MountOptions,
-    backing: &Path,
-    mountpoint: &Path,
-    ready: Option<Ready>,
-) -> Result<ExitCode> {
+fn serve(args: &Mount, options: MountOptions, backing: &Path, mountpoint: &Path, ready: Option<Ready>) -> Result<Exit> {
     harden()?;
     process::raise_file_limit();
     // Modes are decided by the callers' umasks, which come with their requests.
@@ -99,7 +92,7 @@ fn serve(
     tracing::info!(volume = %uuid, "ended");
     drop(lock);
     match outcome {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(Exit::SUCCESS),
         Err(error) => {
             tracing::error!(%error, "the session did not end well");
             Err(Failure::new(Code::Mount, "the session did not end well").because(&error))

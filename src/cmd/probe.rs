@@ -1,18 +1,16 @@
 //! `envelopefs key probe`: what a key provider is, and whether it does what it must.
 
-use std::process::ExitCode;
-
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Code, Failure, Result, credentials, harden};
+use super::{Code, Exit, Failure, Result, credentials, harden};
 use crate::cli::KeyProbe;
 use crate::crypto::secret::Secret;
 use crate::keys::{KeyProvider, ProviderError, SlotContext};
 
-pub(super) fn run(args: KeyProbe) -> Result<ExitCode> {
+pub(super) fn run(args: KeyProbe) -> Result<Exit> {
     harden()?;
-    let (mut reports, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    let (mut reports, mut code) = (Vec::new(), Exit::SUCCESS);
     for provider in credentials::existing(&args.credentials)? {
         // First: it may make the key that the facts are about.
         let tested = test(&*provider);
@@ -31,10 +29,7 @@ pub(super) fn run(args: KeyProbe) -> Result<ExitCode> {
             }
         }
         if let Err(failure) = tested {
-            if !args.json {
-                eprintln!("{failure}");
-            }
-            code = ExitCode::from(failure.code as u8);
+            code = if args.json { Exit::from(failure.code as u8) } else { failure.report("envelopefs") };
         }
     }
     if args.json {

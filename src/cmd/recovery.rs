@@ -4,13 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Code, Failure, Result, credentials, harden};
+use super::{Code, Exit, Failure, Result, credentials, harden};
 use crate::audit::{self, Event, Operation};
 use crate::cli::{NewRecovery, Recover};
 use crate::keys::recovery::{Form, RecoveryKey, Shares, SharesError};
@@ -23,7 +22,7 @@ const ATTEMPTS: usize = 5;
 const MAX_TEXT: usize = 256 << 10;
 
 /// Opens a volume with its recovery key, or enough shares of it, and gives it a new slot.
-pub(super) fn run(args: Recover) -> Result<ExitCode> {
+pub(super) fn run(args: Recover) -> Result<Exit> {
     harden()?;
     let mut volume = Volume::open(&args.backing)?;
     let uuid = volume.description().uuid();
@@ -44,7 +43,7 @@ pub(super) fn run(args: Recover) -> Result<ExitCode> {
             true => println!("{}", json!({"volume": uuid.to_string(), "opened": opened, "dry_run": true})),
             false => println!("The recovery key opens key slot {opened} of volume {uuid}. Nothing was changed."),
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let provider = new_slot(&args.new, &args.recovery, uuid, false, args.json)?;
     audit::note(&volume, Some(&unlocked), Event::new(Operation::Recover).slot(opened));
@@ -55,13 +54,13 @@ pub(super) fn run(args: Recover) -> Result<ExitCode> {
             "{}",
             json!({"volume": uuid.to_string(), "opened": opened, "slot": slot, "provider": with, "dry_run": false})
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     println!("Added key slot {slot}: {}.", provider.describe());
     println!(
         "What opened the volume before still does: envelopefs key list, and key remove for what is lost or known to others."
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Adds a slot, and notes it in the log of key events.

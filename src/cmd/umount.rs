@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{Code, Failure, Result};
+use super::{Code, Exit, Failure, Result};
 use crate::cli::Umount;
 use crate::fuse::session::{Unmount, unmount};
 use crate::volume::{Volume, VolumeError};
@@ -15,7 +14,7 @@ use crate::volume::{Volume, VolumeError};
 /// How often the volume's lock is tried while its daemon ends.
 const POLL: Duration = Duration::from_millis(20);
 
-pub(super) fn run(args: Umount) -> Result<ExitCode> {
+pub(super) fn run(args: Umount) -> Result<Exit> {
     let shown = args.mountpoint.display();
     let absolute = absolute(&args.mountpoint)
         .map_err(|error| Failure::new(Code::Mount, format!("there is no mountpoint {shown}")).because(&error))?;
@@ -38,7 +37,7 @@ pub(super) fn run(args: Umount) -> Result<ExitCode> {
     if !args.lazy {
         wait_for_daemon(&mount.backing);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Waits until the daemon has written everything and let go of the volume's lock. Where the backing directory cannot be looked at any

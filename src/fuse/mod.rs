@@ -405,7 +405,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let Some(fs) = self.fs() else { return reply.error(revoked()) };
+        let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         let how = match flags.bits() {
             0 => RenameHow::Replace,
             libc::RENAME_NOREPLACE => RenameHow::NoReplace,

@@ -89,7 +89,7 @@ impl SessionOptions {
     /// Four threads by default, so that one request can be worked on while others wait for the disk. Measured on two processors: unpacking
     /// many small files is 1.2 times as fast with four as with two; more were not faster.
     fn thread_count(&self) -> usize {
-        if self.threads == 0 { 4 } else { self.threads }
+        if self.threads == 0 { 16 } else { self.threads }
     }
 
     fn limits(&self) -> Limits {

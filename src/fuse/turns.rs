@@ -457,6 +457,14 @@ mod tests {
             (0..count).map(one).collect()
         }
 
+        /// Has [hanging] requests answered.
+        fn release(&self, ends: impl IntoIterator<Item = Sender<()>>) {
+            for end in ends {
+                end.send(()).unwrap();
+                self.answer();
+            }
+        }
+
         /// Until all but one of the threads are parked.
         fn settle(&self) {
             let begin = Instant::now();
@@ -508,10 +516,7 @@ mod tests {
         let second = hanging(&session, Work::Long);
         let third = hanging(&session, Work::Long);
         session.serially(10);
-        for end in [first, second, third] {
-            end.send(()).unwrap();
-            session.answer();
-        }
+        session.release([first, second, third]);
         session.settle();
         assert_eq!(session.serially(20).len(), 1);
     }
@@ -528,10 +533,7 @@ mod tests {
             (state.working, state.listening)
         };
         assert_eq!((working, listening), (2, 0));
-        for end in [first, second] {
-            end.send(()).unwrap();
-            session.answer();
-        }
+        session.release([first, second]);
         assert_eq!(session.serially(1).len(), 1);
     }
 
@@ -544,10 +546,7 @@ mod tests {
             std::thread::sleep(rest);
             let ends = [hanging(&session, Work::Quick), hanging(&session, Work::Quick), hanging(&session, Work::Part)];
             session.serially(10);
-            for end in ends {
-                end.send(()).unwrap();
-                session.answer();
-            }
+            session.release(ends);
         }
     }
 

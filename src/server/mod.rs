@@ -10,5 +10,8 @@ pub mod hsm;
 pub mod http;
 pub mod identity;
 pub mod policy;
+#[cfg(test)]
+#[path = "../../tests/common/random.rs"]
+mod random;
 pub mod service;
 pub mod state;

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::process::{ExitCode, Termination};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
@@ -20,6 +22,56 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP)
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::IPC_LOCK);
+
+/// Calls of foreign libraries under way.
+static FOREIGN_CALLS: AtomicUsize = AtomicUsize::new(0);
+
+/// A call of a foreign library that may never return, as long as it lasts.
+pub struct ForeignCall(());
+
+impl ForeignCall {
+    /// It begins.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        FOREIGN_CALLS.fetch_add(1, Ordering::SeqCst);
+        ForeignCall(())
+    }
+}
+
+impl Drop for ForeignCall {
+    fn drop(&mut self) {
+        FOREIGN_CALLS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// How a program ends: its exit code. Handlers that libraries have registered for the exit (atexit(3), destructors) run as usual, but not while
+/// a [`ForeignCall`] is under way: what they free the call still uses, and the process would end by SIGSEGV instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit(u8);
+
+impl Exit {
+    /// 0.
+    pub const SUCCESS: Exit = Exit(0);
+}
+
+impl From<u8> for Exit {
+    fn from(code: u8) -> Self {
+        Exit(code)
+    }
+}
+
+impl Termination for Exit {
+    #[allow(unsafe_code)]
+    fn report(self) -> ExitCode {
+        if FOREIGN_CALLS.load(Ordering::SeqCst) == 0 {
+            return ExitCode::from(self.0);
+        }
+        let _ = io::stdout().flush();
+        // SAFETY: _exit(2) ends the process at once and touches none of its memory. Standard error has no buffer, that of standard output was
+        // just written out.
+        unsafe { libc::_exit(self.0.into()) }
+    }
+}
 
 /// One ioctl(2) that writes a buffer and reads it back: the request number says that both have the buffer's size.
 ///

@@ -9,7 +9,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_envelopefs");
 
-/// How long a mount may take to answer, or a daemon to end, before the test fails.
+/// How long a mount may take to answer, a daemon to end or another thing to come about before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory of the test's own, searchable by all users, removed at the end.
@@ -295,6 +295,23 @@ impl Drop for Mount {
 
 fn device(path: &Path) -> Option<u64> {
     fs::symlink_metadata(path).ok().map(|metadata| metadata.dev())
+}
+
+/// Waits for a condition; the test fails if it does not come about. `more` is said then too: a daemon's log, say.
+pub fn wait_until(what: &str, more: impl Fn() -> String, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}: {}", more());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Changes one byte of a file.
+pub fn flip(path: &Path, offset: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("open");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read");
+    file.write_all_at(&[byte[0] ^ 0x10], offset).expect("write");
 }
 
 /// Runs a command to its end.

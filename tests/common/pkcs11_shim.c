@@ -93,6 +93,13 @@ static W call(int at, const char *name, W a, W b, W c, W d, W e, W f, W g, W h)
     static W shim_##name(W a, W b, W c, W d, W e, W f, W g, W h) { return call(at, "C_" #name, a, b, c, d, e, f, g, h); }
 ALL(DEFINE)
 
+/* Runs at exit, as handlers of modules do that free what calls use. */
+__attribute__((destructor)) static void end(void)
+{
+    if (inside)
+        note("exit beside a call");
+}
+
 W C_GetFunctionList(struct list **out)
 {
     directory = CONTROL;

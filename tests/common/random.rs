@@ -32,6 +32,26 @@ impl Rng {
         let words = (0..len.div_ceil(8)).map(|_| self.next().to_le_bytes());
         words.flatten().take(len).collect()
     }
+
+    /// A damaged copy of what is not empty, nor is the copy: in one to four places it is overwritten, cut, repeated or
+    /// has something `hostile` put in.
+    pub fn damaged(&mut self, valid: &[u8], hostile: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = valid.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len() as u64) as usize;
+            let end = (at + 1 + self.below(24) as usize).min(bytes.len());
+            match self.below(4) {
+                0 => bytes[at] = self.below(256) as u8,
+                1 if end - at < bytes.len() => drop(bytes.drain(at..end)),
+                2 => bytes.extend_from_within(at..end),
+                _ => {
+                    let new = hostile[self.below(hostile.len() as u64) as usize];
+                    drop(bytes.splice(at..at, new.iter().copied()));
+                }
+            }
+        }
+        bytes
+    }
 }
 
 /// The number in an environment variable, if there is one.

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{PROGRAM, run, text};
+use crate::common::{PROGRAM, run, text, wait_until};
 use crate::hsm_api::key_server::Hsm;
 use crate::hsm_api::server::Server;
 use crate::sev_snp::Guest;
@@ -117,15 +117,8 @@ fn a_lease_outlives_a_device_that_fails_and_ends_when_the_server_refuses() {
     let mount = world.guest.mount(&["-o", "lease=1", "--provider", &spec]);
     let file = mount.path().join("file");
     fs::write(&file, "contents").unwrap();
-    let until = |what: &str, condition: &dyn Fn() -> bool| {
-        let start = Instant::now();
-        while !condition() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {}", mount.log_text());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
     world.guest.machine().vmpck_lost = true;
-    until("is not asked", &|| mount.log_text().contains("could not be renewed"));
+    wait_until("is not asked", || mount.log_text(), || mount.log_text().contains("could not be renewed"));
     assert_eq!(fs::read_to_string(&file).unwrap(), "contents");
     // Another image in the place of this one: the reports are right, and not what is demanded.
     {
@@ -133,6 +126,6 @@ fn a_lease_outlives_a_device_that_fails_and_ends_when_the_server_refuses() {
         (machine.vmpck_lost, machine.measurement) = (false, [0x66; 48]);
     }
     let lost = || fs::read(&file).is_err_and(|error| error.raw_os_error() == Some(libc::ENOKEY));
-    until("the keys are still there", &lost);
+    wait_until("the keys are still there", || mount.log_text(), lost);
     mount.unmount();
 }

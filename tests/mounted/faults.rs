@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::common::{self, Disk, PROGRAM, Volume, run, sh, succeed, text, write_key};
 use crate::volumes;
@@ -122,6 +123,74 @@ fn a_disk_without_free_inodes_refuses_whole_operations() {
     fs::rename(dir.join("d2"), dir.join("d/d3")).unwrap();
     mount.unmount();
     volume.assert_clean();
+}
+
+/// A disk on which nothing can be written at the moment: who tries to waits until this is dropped.
+struct Frozen<'a>(&'a Disk);
+
+impl Frozen<'_> {
+    fn new(disk: &Disk) -> Frozen<'_> {
+        succeed(Command::new("/sbin/fsfreeze").arg("-f").arg(disk.path()));
+        Frozen(disk)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("/sbin/fsfreeze").arg("-u").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn who_waits_for_the_disk_stops_nobody_else() {
+    if !volumes() {
+        return;
+    }
+    let scratch = common::scratch();
+    let disk = Disk::new(scratch.path(), 40, 500);
+    let volume = Volume::at(&disk.backing());
+    let mount = volume.mount();
+    let path = |i: u64| mount.path().join(format!("file-{i}"));
+    for i in 0..100 {
+        write_synced(&path(i), &contents(i, 5_000)).unwrap();
+    }
+    let open = |i| OpenOptions::new().write(true).open(path(i)).unwrap();
+    let unsynced: Vec<File> = (0..3).map(open).collect();
+    unsynced.iter().for_each(|mut file| file.write_all(&contents(9, 3_000)).unwrap());
+    let answered = AtomicUsize::new(0);
+    let frozen = Frozen::new(&disk);
+    std::thread::scope(|scope| {
+        let answered = &answered;
+        let mut waiting: Vec<_> = unsynced.iter().map(|file| scope.spawn(|| file.sync_all())).collect();
+        waiting.push(scope.spawn(|| open(3).write_all(&contents(9, 3_000))));
+        waiting.push(scope.spawn(|| fs::rename(path(98), path(99))));
+        std::thread::sleep(Duration::from_millis(200));
+        let others = scope.spawn(|| {
+            for i in 10..90 {
+                assert_eq!(fs::metadata(path(i)).unwrap().len(), 5_000);
+                assert!(fs::read(path(i)).unwrap() == contents(i, 5_000), "file {i}");
+                assert!(fs::read_dir(mount.path()).unwrap().count() >= 99);
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let start = Instant::now();
+        while !others.is_finished() && start.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (meanwhile, still) = (answered.load(Ordering::SeqCst), waiting.iter().filter(|t| !t.is_finished()).count());
+        // Before anything is asserted: a scope ends with its threads.
+        drop(frozen);
+        assert_eq!((meanwhile, still), (80, 5), "answered while so many waited");
+        waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+    });
+    drop(unsynced);
+    mount.unmount();
+    volume.assert_clean();
+    let mount = volume.mount();
+    for i in 0..4 {
+        assert!(fs::read(path_in(&mount, i)).unwrap()[..3_000] == contents(9, 3_000), "file {i}");
+    }
+    mount.unmount();
 }
 
 #[test]

@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use tempfile::TempDir;
 
-use super::common::{self, Mount, PROGRAM, run, succeed, text, write_key};
+use super::common::{self, Mount, PROGRAM, run, succeed, text, wait_until, write_key};
 use key_server::{Fault, Hsm};
 use server::{Authority, Server, closed_port};
 
@@ -342,19 +342,12 @@ fn a_lease_outlives_a_server_that_is_away_and_ends_when_it_refuses() {
     let mount = world.mount(&backing, &["-o", "lease=1", "--provider", &spec]);
     let file = mount.path().join("file");
     fs::write(&file, "contents").unwrap();
-    let until = |what: &str, condition: &dyn Fn() -> bool| {
-        let start = Instant::now();
-        while !condition() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {}", mount.log_text());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
     world.hsm.misbehave(Fault::Status(503));
-    until("is not asked", &|| mount.log_text().contains("could not be renewed"));
+    wait_until("is not asked", || mount.log_text(), || mount.log_text().contains("could not be renewed"));
     assert_eq!(fs::read_to_string(&file).unwrap(), "contents");
     world.hsm.misbehave(Fault::Status(403));
     let lost = || fs::read(&file).is_err_and(|error| error.raw_os_error() == Some(libc::ENOKEY));
-    until("the keys are still there", &lost);
+    wait_until("the keys are still there", || mount.log_text(), lost);
     mount.unmount();
     world.hsm.misbehave(Fault::None);
     let mount = world.mount(&backing, &["--provider", &spec]);

@@ -4,18 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::common::{PROGRAM, Volume, run, succeed, write_key};
+use crate::common::{PROGRAM, Volume, run, succeed, wait_until, write_key};
 use crate::volumes;
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 #[test]
 fn a_removed_slot_takes_the_keys_from_a_mount_with_a_lease() {
@@ -48,7 +40,9 @@ fn a_removed_slot_takes_the_keys_from_a_mount_with_a_lease() {
 
     succeed(key("remove").arg("1").arg("--key-file").arg(&second));
     let errno = |result: std::io::Result<usize>| result.err().and_then(|error| error.raw_os_error());
-    wait_until("the keys are still there", || errno(fs::read(dir.join("unseen")).map(|_| 0)) == Some(libc::ENOKEY));
+    wait_until("the keys are still there", String::new, || {
+        errno(fs::read(dir.join("unseen")).map(|_| 0)) == Some(libc::ENOKEY)
+    });
     // Neither an open file nor the page cache nor a write gets anywhere.
     assert_eq!(errno(open.read_at(&mut [0; 10], 0)), Some(libc::ENOKEY));
     assert_eq!(errno(open.write_at(b"x", 0)), Some(libc::ENOKEY));

@@ -198,6 +198,7 @@ fn a_module_that_hangs_does_not_hang_the_mount() {
         assert!(said.contains("has not answered within 3s"), "{said}");
         bench.softhsm.order(function, "");
     }
+    assert_eq!(bench.softhsm.calls("exit beside a call"), 0);
     bench.mount(&spec).unmount();
 }
 

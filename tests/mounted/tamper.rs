@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rustix::fs::SeekFrom;
 
-use crate::common::{PROGRAM, Volume, run, succeed, text};
+use crate::common::{PROGRAM, Volume, flip, run, succeed, text};
 use crate::volumes;
 
 const BLOCK: u64 = 4096;
@@ -173,13 +173,6 @@ fn read_is_right(path: &Path, want: &Extents, name: &str, change: &str) -> bool 
         piece(hole, &[0; 4096]);
     }
     right
-}
-
-fn flip(path: &Path, offset: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
 }
 
 fn copy_block(from: &Path, from_block: u64, to: &Path, to_block: u64) {

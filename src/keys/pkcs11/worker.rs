@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::sys::process::ForeignCall;
+
 /// How long the end of a worker waits for sessions to be closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -81,10 +83,12 @@ impl<S: Send + 'static> Worker<S> {
         let (answer, result) = mpsc::sync_channel(1);
         let mut back = Return { to: self.0.clone(), state: None };
         let run = move || {
+            let call = ForeignCall::new();
             let mut state = state;
             let value = job(&mut state);
             back.state = Some(state);
             drop(back);
+            drop(call);
             let _ = answer.send(value);
         };
         // Where none can be started, the closure is dropped, and with it the state.
@@ -133,7 +137,9 @@ impl<S: Send + 'static> Drop for Worker<S> {
         let Place::Home(state) = std::mem::replace(&mut *self.0.place.lock(), Place::Lost) else { return };
         let (done, ended) = mpsc::sync_channel(1);
         let run = move || {
+            let call = ForeignCall::new();
             drop(state);
+            drop(call);
             let _ = done.send(());
         };
         if std::thread::Builder::new().name("pkcs11".into()).spawn(run).is_ok() {

@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::installation::Installation;
-use super::{Code, Failure, Result};
+use super::{Code, Exit, Failure, Result};
 use crate::api::signature::SigningKeys;
 use crate::server::audit::{Sink, Source, Tail, VerifyError, trusted_keys, verify};
 use crate::server::cli::{AuditCommand, AuditTail, AuditVerify};
@@ -26,14 +25,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Records that are fetched at a time.
 const PAGE: u32 = 100;
 
-pub(super) async fn run(config: &Path, command: AuditCommand) -> Result<ExitCode> {
+pub(super) async fn run(config: &Path, command: AuditCommand) -> Result<Exit> {
     match command {
         AuditCommand::Verify(args) => check(config, args).await,
         AuditCommand::Tail(args) => tail(config, args).await,
     }
 }
 
-async fn check(config: &Path, args: AuditVerify) -> Result<ExitCode> {
+async fn check(config: &Path, args: AuditVerify) -> Result<Exit> {
     let pinned = pinned(&args.key)?;
     let (source, keys) = match args.source.as_deref() {
         Some(path) if is_directory(path) => (copies(None, path)?, pinned),
@@ -69,7 +68,7 @@ async fn check(config: &Path, args: AuditVerify) -> Result<ExitCode> {
                     }
                 }
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(Exit::SUCCESS)
         }
         Err(VerifyError::Fault(fault)) => {
             if args.output.json {
@@ -131,7 +130,7 @@ fn key_file(path: &Path) -> Result<String> {
     })
 }
 
-async fn tail(config: &Path, args: AuditTail) -> Result<ExitCode> {
+async fn tail(config: &Path, args: AuditTail) -> Result<Exit> {
     let Installation { state, .. } = Installation::open_initialised(config).await?;
     let log = args.tenant.as_ref().map(LogName::from);
     let mut tail = match args.json {
@@ -143,12 +142,12 @@ async fn tail(config: &Path, args: AuditTail) -> Result<ExitCode> {
         for line in tail.next().await? {
             // A reader that has seen enough, as head(1) has, is no failure.
             if writeln!(out, "{line}").is_err() {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(Exit::SUCCESS);
             }
         }
         drop(out);
         if !args.follow {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Exit::SUCCESS);
         }
         tokio::time::sleep(LOOK).await;
     }

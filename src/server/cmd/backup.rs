@@ -1,16 +1,15 @@
 //! `envelopefs-keyserver backup` and `restore`: the state as a file, and a state from it.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use super::installation::Installation;
-use super::{Code, Failure, Result, audit, sources};
+use super::{Code, Exit, Failure, Result, audit, sources};
 use crate::server::cli::{Backup, Restore};
 use crate::server::state::{Continue, ExportError};
 
-pub(super) async fn backup(config: &Path, args: Backup) -> Result<ExitCode> {
+pub(super) async fn backup(config: &Path, args: Backup) -> Result<Exit> {
     let Installation { state, .. } = Installation::open_initialised(config).await?;
     let moved = state.backup(&args.file).await?;
     if args.output.json {
@@ -21,10 +20,10 @@ pub(super) async fn backup(config: &Path, args: Backup) -> Result<ExitCode> {
             "The HSM's keys are not in it, and without them it opens nothing: back the tokens up by their vendor's means."
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-pub(super) async fn restore(config: &Path, args: Restore) -> Result<ExitCode> {
+pub(super) async fn restore(config: &Path, args: Restore) -> Result<Exit> {
     let Installation { config, state } = Installation::open(config).await?;
     let how = match (args.stopped, args.above) {
         (true, _) => Continue::Here,
@@ -45,7 +44,7 @@ pub(super) async fn restore(config: &Path, args: Restore) -> Result<ExitCode> {
             say!("{log}: {records} records that are newer than the backup were brought in.");
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 impl From<ExportError> for Failure {

@@ -1,15 +1,14 @@
 //! `envelopefs-keyserver check-config`: what can be known without touching tokens or the state.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{Result, log};
+use super::{Exit, Result, log};
 use crate::server::cli::CheckConfig;
 use crate::server::config::Config;
 
-pub(super) fn run(path: &Path, args: CheckConfig) -> Result<ExitCode> {
+pub(super) fn run(path: &Path, args: CheckConfig) -> Result<Exit> {
     let config = Config::load(path)?;
     log::filter(&config.log.level)?;
     let insecure = config.insecure();
@@ -21,5 +20,5 @@ pub(super) fn run(path: &Path, args: CheckConfig) -> Result<ExitCode> {
             say!("It weakens the server: {setting}");
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

@@ -1,14 +1,12 @@
 //! `envelopefs-keyserver generate`: man pages and completions, from the grammar.
 
-use std::process::ExitCode;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Code, Failure, Result};
+use super::{Code, Exit, Failure, Result};
 use crate::server::cli::{Cli, Generate, Generated};
 
-pub(super) fn run(args: Generate) -> Result<ExitCode> {
+pub(super) fn run(args: Generate) -> Result<Exit> {
     let command = Cli::command();
     let outcome = std::fs::create_dir_all(&args.directory).and_then(|()| match args.what {
         Generated::Man => clap_mangen::generate_to(command, &args.directory),
@@ -19,5 +17,5 @@ pub(super) fn run(args: Generate) -> Result<ExitCode> {
     outcome.map_err(|error| {
         Failure::new(Code::Failure, format!("cannot write into {}", args.directory.display())).because(&error)
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

@@ -4,10 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::{Code, Failure, Result};
+use super::{Code, Exit, Failure, Result};
 use crate::server::cli::Status;
 use crate::server::config::{AdminAddress, Config};
 
@@ -19,7 +18,7 @@ const MAX_ANSWER: u64 = 256 << 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Tells whether the server is ready, and if not, why.
-pub(super) fn status(config: &Path, args: Status) -> Result<ExitCode> {
+pub(super) fn status(config: &Path, args: Status) -> Result<Exit> {
     let config = Config::load_unread(config)?;
     let end = args.wait.and_then(|wait| Instant::now().checked_add(wait.0.unsigned_abs()));
     loop {
@@ -37,7 +36,7 @@ pub(super) fn status(config: &Path, args: Status) -> Result<ExitCode> {
             say!("The server is ready.");
         }
         if ready {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Exit::SUCCESS);
         }
         return Err(Failure::new(Code::Provider, format!("the server is not ready (status {status})")).remedy(
             "what it says above and its log name the part: a PIN is handed in with envelopefs-keyserver pin, tokens are looked at with envelopefs-keyserver probe",

@@ -4,20 +4,19 @@
 //! nobody knows stays in a token. The tenant comes last: with one, the installation is initialised, and init refuses it.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::installation::{self, Installation, Opened, public};
-use super::{Code, Failure, Result, harden, tenant};
+use super::{Code, Exit, Failure, Result, harden, tenant};
 use crate::server::audit::Audit;
 use crate::server::cli::Init;
 use crate::server::hsm::KeyId;
 use crate::server::service::HsmSigner;
 
-pub(super) async fn run(config: &Path, args: Init) -> Result<ExitCode> {
+pub(super) async fn run(config: &Path, args: Init) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let policy = tenant::policy_of(&args.policy, None)?;
@@ -37,7 +36,7 @@ pub(super) async fn run(config: &Path, args: Init) -> Result<ExitCode> {
                 args.tenant.as_str()
             ),
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let domain = match state.domain_key().await? {
         Some(id) => KeyId(id),
@@ -83,5 +82,5 @@ pub(super) async fn run(config: &Path, args: Init) -> Result<ExitCode> {
         say!("  its SHA-256: {}", key.id());
         say!("Back the tokens up by their vendor's means: without these two keys no secret opens again.");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

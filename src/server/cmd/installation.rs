@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Code, Failure, Result, pin};
+use super::{Code, Failure, Result, not_set_up, pin};
 use crate::api::signature::SigningKey;
 use crate::crypto::secret::Passphrase;
 use crate::server::audit::{Audit, Caller, CallerKind, Entry, Parameters};
@@ -37,7 +37,7 @@ impl Installation {
     /// Opens the state.
     pub(super) async fn open(config: &Path) -> Result<Self> {
         let config = Config::load(config)?;
-        let state = State::open(&config.state.settings()?).await?;
+        let state = State::open(&config.state.settings().map_err(not_set_up)?).await?;
         Ok(Installation { config, state })
     }
 
@@ -103,7 +103,7 @@ pub(super) fn pin_of(config: &Config, file: Option<&Path>, fd: Option<i32>) -> R
     match &config.hsm.pin {
         None => Ok(None),
         Some(reference) => {
-            let bytes = reference.read("PIN file")?;
+            let bytes = reference.read("PIN file").map_err(not_set_up)?;
             Passphrase::read_line_from(&bytes[..]).map(Some).map_err(|error| pin::no_pin(&error))
         }
     }

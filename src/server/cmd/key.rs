@@ -4,13 +4,12 @@
 //! one and compared before they take the old one's place, and a key is destroyed only when the state says that nothing needs it.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::installation::{self, Installation, Opened, public};
-use super::{Code, Failure, Result, harden, tenant};
+use super::{Code, Exit, Failure, Result, harden, tenant};
 use crate::api::Tenant;
 use crate::api::canonical::endorsement_text;
 use crate::server::cli::{
@@ -23,7 +22,7 @@ use crate::server::state::{CustomerKeyRecord, KeyState, State, StateError};
 /// Customer keys that are asked for at a time.
 const PAGE: u32 = 100;
 
-pub(super) async fn run(config: &Path, command: KeyCommand) -> Result<ExitCode> {
+pub(super) async fn run(config: &Path, command: KeyCommand) -> Result<Exit> {
     match command {
         KeyCommand::List(args) => list(config, &args).await,
         KeyCommand::Rotate(RotateCommand::Domain(args)) => rotate_domain(config, args).await,
@@ -41,7 +40,7 @@ fn word(state: KeyState) -> &'static str {
     }
 }
 
-async fn list(config: &Path, args: &Output) -> Result<ExitCode> {
+async fn list(config: &Path, args: &Output) -> Result<Exit> {
     let Installation { state, .. } = Installation::open_initialised(config).await?;
     let domains = state.domain_keys().await?;
     let signing = state.signing_keys().await?;
@@ -69,7 +68,7 @@ async fn list(config: &Path, args: &Output) -> Result<ExitCode> {
                 "customer_keys": customers.collect::<Value>(),
             })
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     for (id, state, wraps) in domains {
         say!("domain key   {}  {:<8} wraps {wraps} customer keys", KeyId(id), word(state));
@@ -81,10 +80,10 @@ async fn list(config: &Path, args: &Output) -> Result<ExitCode> {
     for (tenant, key) in customers {
         say!("customer key {} version {}, under domain key {}", tenant.as_str(), key.version, KeyId(key.domain));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn rotate_domain(config: &Path, args: Rotate) -> Result<ExitCode> {
+async fn rotate_domain(config: &Path, args: Rotate) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -101,7 +100,7 @@ async fn rotate_domain(config: &Path, args: Rotate) -> Result<ExitCode> {
             ),
         };
         dry(&args.change, &text);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let new = if unfinished == 0 {
         let id = KeyId::random();
@@ -123,7 +122,7 @@ async fn rotate_domain(config: &Path, args: Rotate) -> Result<ExitCode> {
             "Old domain keys stay in the tokens for backups of the state; envelopefs-keyserver key destroy ends them."
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Customer keys that a retired domain key wraps.
@@ -161,7 +160,7 @@ fn customer_key(record: &CustomerKeyRecord) -> CustomerKey {
     CustomerKey { version: record.version, domain: KeyId(record.domain), wrapped: record.wrapped.clone() }
 }
 
-async fn rotate_customer(config: &Path, args: RotateCustomer) -> Result<ExitCode> {
+async fn rotate_customer(config: &Path, args: RotateCustomer) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -172,7 +171,7 @@ async fn rotate_customer(config: &Path, args: RotateCustomer) -> Result<ExitCode
     let version = newest.map_or(1, |key| key.version.saturating_add(1));
     if args.change.dry_run {
         dry(&args.change, &format!("make version {version} of the customer key of {}", args.tenant.as_str()));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let key = opened.cluster.make_customer_key(KeyId(domain), &args.tenant, version)?;
     let record = CustomerKeyRecord { version, domain, wrapped: key.wrapped };
@@ -193,10 +192,10 @@ async fn rotate_customer(config: &Path, args: RotateCustomer) -> Result<ExitCode
         say!("New secrets of {} are sealed under version {version} of its customer key.", args.tenant.as_str());
         say!("Blobs of older versions open until these are retired: envelopefs-keyserver key retire customer.");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn rotate_signing(config: &Path, args: RotateSigning) -> Result<ExitCode> {
+async fn rotate_signing(config: &Path, args: RotateSigning) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     installation::check_new("public signing key", &args.signing_key)?;
@@ -208,7 +207,7 @@ async fn rotate_signing(config: &Path, args: RotateSigning) -> Result<ExitCode> 
             &args.change,
             &format!("make a new signing key, which {old} signs; clients that pin the old one refuse every answer"),
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let new = KeyId::random();
     let key = opened.cluster.make_signing_key(new)?;
@@ -230,10 +229,10 @@ async fn rotate_signing(config: &Path, args: RotateSigning) -> Result<ExitCode> 
             "Running servers take it when they next look at their tokens, within a minute. Clients that pin the old one alone refuse their answers."
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn retire_customer(config: &Path, args: RetireCustomer) -> Result<ExitCode> {
+async fn retire_customer(config: &Path, args: RetireCustomer) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -252,7 +251,7 @@ async fn retire_customer(config: &Path, args: RetireCustomer) -> Result<ExitCode
             &args.change,
             &format!("erase version {version}: what {} sealed under it opens never again", tenant.as_str()),
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let opened = installation.log_in(&args.pin).await?;
     opened.state.remove_customer_key(tenant, version).await?;
@@ -267,7 +266,7 @@ async fn retire_customer(config: &Path, args: RetireCustomer) -> Result<ExitCode
             "Older backups of the state still hold it, wrapped: key rotate domain, then key destroy of the old domain key, ends that."
         );
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 async fn existing_versions(state: &State, of: &Tenant) -> Result<Option<u32>> {
@@ -275,7 +274,7 @@ async fn existing_versions(state: &State, of: &Tenant) -> Result<Option<u32>> {
     Ok(state.customer_key(of).await?.map(|key| key.version))
 }
 
-async fn destroy(config: &Path, args: KeyDestroy) -> Result<ExitCode> {
+async fn destroy(config: &Path, args: KeyDestroy) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -307,7 +306,7 @@ async fn destroy(config: &Path, args: KeyDestroy) -> Result<ExitCode> {
     };
     if args.change.dry_run {
         dry(&args.change, &format!("destroy the {kind} key {id} in the tokens"));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let opened = installation.log_in(&args.pin).await?;
     if kind == "domain" {
@@ -322,7 +321,7 @@ async fn destroy(config: &Path, args: KeyDestroy) -> Result<ExitCode> {
     } else {
         say!("The {kind} key {id} is destroyed in the tokens.");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 fn dry(change: &Change, would: &str) {

@@ -23,66 +23,11 @@ mod serve;
 mod tenant;
 mod token;
 
-use std::fmt;
-use std::process::ExitCode;
-
 use super::cli::{Cli, Command};
 use super::config::ConfigError;
-use crate::cmd::Code;
+use crate::cmd::failure::{Code, Failure, Result, sources};
 use crate::keys::ProviderError;
-
-/// Why a verb failed: fact, cause, remedy, and the exit code.
-#[derive(Debug)]
-struct Failure {
-    code: Code,
-    fact: String,
-    causes: Vec<String>,
-    remedy: Option<String>,
-}
-
-type Result<T> = std::result::Result<T, Failure>;
-
-impl Failure {
-    fn new(code: Code, fact: impl Into<String>) -> Self {
-        Failure { code, fact: fact.into(), causes: Vec::new(), remedy: None }
-    }
-
-    /// Adds what lies behind it.
-    fn because(mut self, error: &dyn std::error::Error) -> Self {
-        self.causes.push(error.to_string());
-        self.causes.extend(sources(error));
-        self
-    }
-
-    /// Adds what lies behind the error that the fact tells.
-    fn caused(mut self, error: &dyn std::error::Error) -> Self {
-        self.causes.extend(sources(error));
-        self
-    }
-
-    fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
-        self
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "envelopefs-keyserver: {}", self.fact)?;
-        for cause in &self.causes {
-            write!(f, "\n  cause: {}", cause.trim_end())?;
-        }
-        if let Some(remedy) = &self.remedy {
-            write!(f, "\n  remedy: {remedy}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The texts of the errors behind an error.
-fn sources(error: &dyn std::error::Error) -> Vec<String> {
-    std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string).collect()
-}
+use crate::sys::process::Exit;
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
@@ -91,14 +36,13 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<ProviderError> for Failure {
-    fn from(error: ProviderError) -> Self {
-        Failure { code: Code::Failure, fact: error.to_string(), causes: sources(&error), remedy: error.remedy() }
-    }
+/// What is not set up, on this host rather than in a token.
+fn not_set_up(error: ProviderError) -> Failure {
+    Failure { code: Code::Failure, fact: error.to_string(), causes: sources(&error), remedy: error.remedy() }
 }
 
 /// Runs a parsed command to its end.
-pub fn run(cli: Cli) -> ExitCode {
+pub fn run(cli: Cli) -> Exit {
     let config = cli.config.as_path();
     let outcome = match cli.command {
         Command::Init(args) => in_runtime(init::run(config, args)),
@@ -115,23 +59,17 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::CheckConfig(args) => check_config::run(config, args),
         Command::Generate(args) => generate::run(args),
     };
-    match outcome {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.code as u8)
-        }
-    }
+    outcome.unwrap_or_else(|failure| failure.report("envelopefs-keyserver"))
 }
 
 /// Runs a verb that waits for the state. Signatures are made on threads of their own; one thread does for the rest.
-fn in_runtime(verb: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+fn in_runtime(verb: impl Future<Output = Result<Exit>>) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(Code::Failure, "cannot start the runtime").because(&error))?.block_on(verb)
 }
 
 /// Serves on all processors.
-fn serve(config: &std::path::Path, args: super::cli::Serve) -> Result<ExitCode> {
+fn serve(config: &std::path::Path, args: super::cli::Serve) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .map_err(|error| Failure::new(Code::Failure, "cannot start the runtime").because(&error))?

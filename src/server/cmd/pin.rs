@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
-use super::{Code, Failure, Result, harden, host};
+use super::{Code, Exit, Failure, Result, harden, host};
 use crate::crypto::secret::{NoPassphrase, Passphrase};
 use crate::keys::secret_file::{self, Access};
 use crate::server::cli::PinCommand;
@@ -49,7 +48,7 @@ pub(super) fn no_pin(error: &NoPassphrase) -> Failure {
 }
 
 /// Hands the PIN to the server of this host.
-pub(super) fn run(config: &Path, args: PinCommand) -> Result<ExitCode> {
+pub(super) fn run(config: &Path, args: PinCommand) -> Result<Exit> {
     harden()?;
     let config = Config::load_unread(config)?;
     let pin = match named(args.pin_file.as_deref(), args.pin_fd)? {
@@ -68,7 +67,7 @@ pub(super) fn run(config: &Path, args: PinCommand) -> Result<ExitCode> {
     let (status, text) = host::ask(&config.admin.listen, "PUT", "/hsm-pin", &body)?;
     if status == 204 {
         say!("The server has the PIN.");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     let code = if status == 400 { Code::WrongKey } else { Code::Provider };
     let fact = match host::message(&text) {

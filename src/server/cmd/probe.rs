@@ -1,16 +1,15 @@
 //! `envelopefs-keyserver probe`: what the tokens can do, tried.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Code, Failure, Result, harden, installation};
+use super::{Code, Exit, Failure, Result, harden, installation};
 use crate::server::cli::Probe;
 use crate::server::config::Config;
 use crate::server::hsm::TokenStatus;
 
-pub(super) fn run(config: &Path, args: Probe) -> Result<ExitCode> {
+pub(super) fn run(config: &Path, args: Probe) -> Result<Exit> {
     harden()?;
     let config = Config::load(config)?;
     let cluster = installation::cluster(&config, &args.pin)?;
@@ -31,7 +30,7 @@ pub(super) fn run(config: &Path, args: Probe) -> Result<ExitCode> {
     if !args.output.json {
         say!("The installation's keys sign, derive, wrap and unwrap, and refuse a wrong context.");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 fn described(token: &TokenStatus) -> Value {

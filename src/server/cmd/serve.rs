@@ -7,13 +7,12 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::installation::{Installation, pin_of, uninitialised};
-use super::{Code, Failure, Result, harden, log};
+use super::{Code, Exit, Failure, Result, harden, log, not_set_up};
 use crate::server::admin::Admin;
 use crate::server::audit::{Audit, AuditSettings};
 use crate::server::cli::Serve;
@@ -27,7 +26,7 @@ use crate::sys::process;
 /// What the server says of its own calls.
 const OPENAPI: &str = include_str!("../http/openapi.json");
 
-pub(super) async fn run(config: &Path, args: Serve) -> Result<ExitCode> {
+pub(super) async fn run(config: &Path, args: Serve) -> Result<Exit> {
     harden()?;
     process::raise_file_limit();
     let Installation { config, state } = Installation::open(config).await?;
@@ -64,7 +63,7 @@ pub(super) async fn run(config: &Path, args: Serve) -> Result<ExitCode> {
     let service = Service::start(&config, state.clone(), cluster, audit.clone()).await?;
     let api = Api::new(Arc::clone(&service), config.limits.clone(), config.listen.answer_options, OPENAPI);
     let desk = AtDesk(Admin::new(service, config.admin.client_key_file.clone()));
-    let server = Server::bind(&config, Arc::new(api), Arc::new(desk)).await?;
+    let server = Server::bind(&config, Arc::new(api), Arc::new(desk)).await.map_err(not_set_up)?;
     let address = server.address().map_err(|error| {
         Failure::new(Code::Failure, "cannot tell on which address this server listens").because(&error)
     })?;
@@ -86,7 +85,7 @@ pub(super) async fn run(config: &Path, args: Serve) -> Result<ExitCode> {
     audit.close(config.limits.drain_time).await;
     state.close().await;
     tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Tells the service manager how it stands (sd_notify(3)), if one started us and wants to know.

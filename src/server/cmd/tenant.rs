@@ -1,13 +1,12 @@
 //! `envelopefs-keyserver tenant`: tenants and what they allow.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::installation::{self, Installation, Opened};
-use super::{Code, Failure, Result, harden};
+use super::{Code, Exit, Failure, Result, harden};
 use crate::api::Tenant;
 use crate::server::cli::{
     AccountId, Convert, Output, PolicyArgs, TenantAdd, TenantCommand, TenantSet, TenantShow, TenantSwitch,
@@ -20,7 +19,7 @@ use crate::server::state::{State, StateError, TenantRecord};
 /// Longest file that a policy is made of, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-pub(super) async fn run(config: &Path, command: TenantCommand) -> Result<ExitCode> {
+pub(super) async fn run(config: &Path, command: TenantCommand) -> Result<Exit> {
     match command {
         TenantCommand::Add(args) => add(config, args).await,
         TenantCommand::List(args) => list(config, &args).await,
@@ -31,7 +30,7 @@ pub(super) async fn run(config: &Path, command: TenantCommand) -> Result<ExitCod
     }
 }
 
-async fn add(config: &Path, args: TenantAdd) -> Result<ExitCode> {
+async fn add(config: &Path, args: TenantAdd) -> Result<Exit> {
     harden()?;
     let policy = policy_of(&args.policy, None)?;
     let installation = Installation::open_initialised(config).await?;
@@ -45,7 +44,7 @@ async fn add(config: &Path, args: TenantAdd) -> Result<ExitCode> {
         make(&opened, &args.tenant, &args.account_id, &policy, KeyId(domain)).await?;
     }
     tell(args.change.json, args.change.dry_run, "add", "Added", &args.tenant, &policy);
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// Adds a tenant with its customer key, and notes it.
@@ -69,21 +68,21 @@ pub(super) async fn make(
     opened.note("tenant-add", since, &more).await
 }
 
-async fn list(config: &Path, args: &Output) -> Result<ExitCode> {
+async fn list(config: &Path, args: &Output) -> Result<Exit> {
     let installation = Installation::open_initialised(config).await?;
     let tenants = installation.state.tenants().await?;
     if args.json {
         say!("{}", Value::Array(tenants.iter().map(described).collect()));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     for tenant in tenants {
         let state = if tenant.active { "active" } else { "DISABLED" };
         say!("{:<24} {:<16} {state:<8} since {}", tenant.id.as_str(), tenant.account_id, tenant.created_at);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn show(config: &Path, args: &TenantShow) -> Result<ExitCode> {
+async fn show(config: &Path, args: &TenantShow) -> Result<Exit> {
     let installation = Installation::open_initialised(config).await?;
     let tenant = existing(&installation.state, &args.tenant).await?;
     let text = if args.output.json {
@@ -92,10 +91,10 @@ async fn show(config: &Path, args: &TenantShow) -> Result<ExitCode> {
         serde_json::to_string_pretty(&described(&tenant)).unwrap_or_default()
     };
     say!("{text}");
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn set(config: &Path, args: TenantSet) -> Result<ExitCode> {
+async fn set(config: &Path, args: TenantSet) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -111,10 +110,10 @@ async fn set(config: &Path, args: TenantSet) -> Result<ExitCode> {
         opened.note("tenant-set", since, &more).await?;
     }
     tell(args.change.json, args.change.dry_run, "change", "Changed", &args.tenant, &policy);
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn switch(config: &Path, args: TenantSwitch, active: bool) -> Result<ExitCode> {
+async fn switch(config: &Path, args: TenantSwitch, active: bool) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -139,7 +138,7 @@ async fn switch(config: &Path, args: TenantSwitch, active: bool) -> Result<ExitC
         }
     }
     tell(args.change.json, args.change.dry_run, would, did, &args.tenant, &tenant.policy);
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 /// A failure after what mattered was done.

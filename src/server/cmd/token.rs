@@ -1,7 +1,6 @@
 //! `envelopefs-keyserver token`: bearer tokens, of which the state keeps hashes.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::installation::{self, Installation};
-use super::{Code, Failure, Result, harden, tenant};
+use super::{Code, Exit, Failure, Result, harden, tenant};
 use crate::api::hex;
 use crate::crypto::secret::Secret;
 use crate::crypto::sha256;
@@ -20,7 +19,7 @@ use crate::server::state::{NewToken, TokenRecord};
 /// What tokens begin with, so that those who look for leaked secrets know one.
 const PREFIX: &str = "efsk_";
 
-pub(super) async fn run(config: &Path, command: TokenCommand) -> Result<ExitCode> {
+pub(super) async fn run(config: &Path, command: TokenCommand) -> Result<Exit> {
     match command {
         TokenCommand::Add(args) => add(config, args).await,
         TokenCommand::List(args) => list(config, &args).await,
@@ -28,7 +27,7 @@ pub(super) async fn run(config: &Path, command: TokenCommand) -> Result<ExitCode
     }
 }
 
-async fn add(config: &Path, args: TokenAdd) -> Result<ExitCode> {
+async fn add(config: &Path, args: TokenAdd) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     installation::check_new("token", &args.out)?;
@@ -73,16 +72,16 @@ async fn add(config: &Path, args: TokenAdd) -> Result<ExitCode> {
             say!("Its id: {}", hex(&hash));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
-async fn list(config: &Path, args: &TokenList) -> Result<ExitCode> {
+async fn list(config: &Path, args: &TokenList) -> Result<Exit> {
     let installation = Installation::open_initialised(config).await?;
     tenant::existing(&installation.state, &args.tenant).await?;
     let tokens = installation.state.tokens(&args.tenant).await?;
     if args.output.json {
         say!("{}", Value::Array(tokens.iter().map(described).collect()));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::SUCCESS);
     }
     for token in tokens {
         let state = match token.expires_at {
@@ -94,7 +93,7 @@ async fn list(config: &Path, args: &TokenList) -> Result<ExitCode> {
         let instances = token.instances.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         say!("{}  {state}  for {instances}", hex(&token.hash));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }
 
 fn described(token: &TokenRecord) -> Value {
@@ -107,7 +106,7 @@ fn described(token: &TokenRecord) -> Value {
     })
 }
 
-async fn disable(config: &Path, args: TokenDisable) -> Result<ExitCode> {
+async fn disable(config: &Path, args: TokenDisable) -> Result<Exit> {
     harden()?;
     let since = Timestamp::now();
     let installation = Installation::open_initialised(config).await?;
@@ -137,5 +136,5 @@ async fn disable(config: &Path, args: TokenDisable) -> Result<ExitCode> {
         (false, true) => say!("Dry run, would disable the token {id}."),
         (false, false) => say!("Disabled the token {id}."),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::SUCCESS)
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::sys::process::ForeignCall;
+
 /// Most threads that wait for work.
 const MAX_IDLE: usize = 64;
 
@@ -60,7 +62,9 @@ impl Threads {
         let list = Arc::downgrade(&self.0);
         let run = move || {
             loop {
+                let call = ForeignCall::new();
                 let finish = job();
+                drop(call);
                 let (sender, next) = mpsc::channel();
                 // In the list before the result is out, so that who has it finds this thread. Without the list nobody would ever send.
                 let listed = list.upgrade().is_some_and(|list| {

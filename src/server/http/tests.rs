@@ -16,6 +16,7 @@ use super::routes::{Api, Calls, Refused};
 use super::*;
 use crate::api::{Base64, ChallengeAnswer, Operation, PublicSigningKey, Refusal, SecretAnswer};
 use crate::server::identity::Presented;
+use crate::server::random::Rng;
 
 /// Echoes bodies; the instance says what else to do.
 #[derive(Default)]
@@ -302,34 +303,6 @@ fn answers(mut text: &str) -> Vec<&str> {
     all
 }
 
-/// Changes one to four places of a request.
-fn mutated(request: &[u8], random: &mut u64) -> Vec<u8> {
-    let mut next = |below: usize| {
-        // xorshift64 (Marsaglia).
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        usize::try_from(*random % below as u64).unwrap()
-    };
-    let mut bytes = request.to_vec();
-    for _ in 0..=next(4) {
-        let at = next(bytes.len());
-        let end = (at + 1 + next(20)).min(bytes.len());
-        match next(4) {
-            0 => bytes[at] = u8::try_from(next(256)).unwrap(),
-            1 if end - at < bytes.len() => drop(bytes.drain(at..end)),
-            2 => bytes.extend_from_within(at..end),
-            _ => {
-                let hostile: [&[u8]; 6] =
-                    [b"\r\n", b"\0", b": ", b"Transfer-Encoding: chunked\r\n", b"//", b"\xff\xfe"];
-                let hostile = hostile[next(hostile.len())];
-                drop(bytes.splice(at..at, hostile.iter().copied()));
-            }
-        }
-    }
-    bytes
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_requests_are_refused_and_harm_nobody() {
     let server = plain("header_time = \"300ms\"\nidle_time = \"300ms\"").await;
@@ -338,10 +311,11 @@ async fn hostile_requests_are_refused_and_harm_nobody() {
     );
     let get = "GET /v1/public-signing-key HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let seeds = [post(PATH, "{\"volume_uuid\":\"x\"}"), chunked, get.to_owned()];
-    let (mut random, mut answered) = (0x9e37_79b9_7f4a_7c15, 0);
+    let hostile: [&[u8]; 6] = [b"\r\n", b"\0", b": ", b"Transfer-Encoding: chunked\r\n", b"//", b"\xff\xfe"];
+    let (mut random, mut answered) = (Rng::new(1), 0);
     for _ in 0..40 {
         let round = seeds.iter().cycle().take(12).map(|seed| {
-            let (bytes, address) = (mutated(seed.as_bytes(), &mut random), server.address);
+            let (bytes, address) = (random.damaged(seed.as_bytes(), &hostile), server.address);
             tokio::spawn(async move {
                 let mut stream = TcpStream::connect(address).await.unwrap();
                 let _ = stream.write_all(&bytes).await;

@@ -21,6 +21,7 @@ use crate::server::audit::{AuditSettings, Record};
 use crate::server::hsm::softhsm::{self, MODULE, PIN, SoftHsm};
 use crate::server::hsm::testing::{self, Caller as OneTimeKey, Hsm};
 use crate::server::hsm::{HsmSettings, Pin};
+use crate::server::random::Rng;
 use crate::server::state::NewToken;
 use crate::server::state::testing::{Database, block_on};
 
@@ -697,41 +698,23 @@ own_process!(hostile_bodies_are_refused_with_a_record_and_fail_nothing_inside, |
         (Operation::Decrypt, world.sealed("vol", &blob).to_string()),
         (Operation::Convert, convert.to_string()),
     ];
-    let hostile = [
-        "[",
-        "{",
-        "null",
-        "1e999",
-        "\"\\u0000\"",
-        "\"\\ud800\"",
-        "\\",
-        "\u{feff}",
-        "\"vpc_id\":\"vpc-2\",",
-        "\"volume_uuid\":[],",
+    let hostile: [&[u8]; 10] = [
+        b"[",
+        b"{",
+        b"null",
+        b"1e999",
+        b"\"\\u0000\"",
+        b"\"\\ud800\"",
+        b"\\",
+        b"\xef\xbb\xbf",
+        b"\"vpc_id\":\"vpc-2\",",
+        b"\"volume_uuid\":[],",
     ];
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = |below: usize| {
-        // xorshift64 (Marsaglia).
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random % below as u64).unwrap()
-    };
+    let mut random = Rng::new(2);
     let mut bodies = vec![(Operation::Generate, "[".repeat(60_000).into_bytes())];
     bodies.push((Operation::Generate, "{\"a\":".repeat(10_000).into_bytes()));
     for (operation, seed) in seeds.iter().cycle().take(240) {
-        let mut bytes = seed.clone().into_bytes();
-        for _ in 0..=next(3) {
-            let at = next(bytes.len());
-            let end = (at + 1 + next(40)).min(bytes.len());
-            match next(4) {
-                0 => bytes[at] = u8::try_from(next(256)).unwrap(),
-                1 if end - at < bytes.len() => drop(bytes.drain(at..end)),
-                2 => bytes.extend_from_within(at..end),
-                _ => drop(bytes.splice(at..at, hostile[next(hostile.len())].bytes())),
-            }
-        }
-        bodies.push((*operation, bytes));
+        bodies.push((*operation, random.damaged(seed.as_bytes(), &hostile)));
     }
     let (before, count) = (world.records("vpc-1").await.len(), bodies.len());
     let calls = bodies.into_iter().map(|(operation, body)| {
