@@ -16,9 +16,10 @@ mod write;
 mod tests;
 
 use std::io::{self, IoSliceMut};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use zeroize::Zeroizing;
 
 pub use cache::NodeCache;
@@ -99,7 +100,7 @@ impl Default for FileOptions {
 
 /// One encrypted file, shared by all of its handles. All methods take `&self` and may run side by side:
 /// readers with one another always, writers one at a time (they encrypt side by side), nobody waits for a device flush
-/// but who asked for it.
+/// but who asked for it, and who asks for attributes waits for nobody.
 ///
 /// A change is in memory and in place at once, but a file opened anew shows it only once [`commit`](Self::commit) wrote the
 /// header that refers to it. Dropping a file commits nothing.
@@ -117,6 +118,48 @@ pub struct File {
     /// Readers hold it shared while they read and open, writers exclusively while they place blocks; nobody holds it over
     /// a flush. Before it no lock is taken, inside it the ones of `keys` and of the cache.
     state: RwLock<State>,
+    /// Of the state, what attributes want: of before a change that is under way, and without waiting for it.
+    shown: Mutex<Shown>,
+}
+
+/// A part of [`State`].
+#[derive(Clone, Copy)]
+struct Shown {
+    size: u64,
+    mtime: Option<Timestamp>,
+    changed: Timestamp,
+}
+
+impl From<&State> for Shown {
+    fn from(state: &State) -> Self {
+        Shown { size: state.size, mtime: state.mtime, changed: state.changed }
+    }
+}
+
+/// The state, for its one writer.
+struct Change<'a> {
+    state: RwLockWriteGuard<'a, State>,
+    shown: &'a Mutex<Shown>,
+}
+
+impl Deref for Change<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        *self.shown.lock() = Shown::from(&*self.state);
+    }
 }
 
 /// What a file is now, and what is known of its stored form.
@@ -221,7 +264,12 @@ impl File {
                 keys.get_or_init(|| opened.keys);
             }
         }
-        Ok(File { blocks, ring, options, keys, state: RwLock::new(state) })
+        let shown = Mutex::new(Shown::from(&state));
+        Ok(File { blocks, ring, options, keys, state: RwLock::new(state), shown })
+    }
+
+    fn change(&self) -> Change<'_> {
+        Change { state: self.state.write(), shown: &self.shown }
     }
 
     /// Exchanges the backing file for one opened with wider access (a reader's file that is now written to).
@@ -239,7 +287,7 @@ impl File {
     /// # Errors
     /// [`FileError::Io`].
     pub fn cut_excess(&self) -> Result<(), FileError> {
-        let mut state = self.state.write();
+        let mut state = self.change();
         if state.excess {
             state.keep_mtime(&self.blocks)?;
             // Nothing that is pending may be cut with it; a commit sets the length itself.
@@ -282,10 +330,10 @@ impl File {
     /// # Errors
     /// [`FileError::Io`].
     pub fn stat(&self) -> Result<Stat, FileError> {
-        let state = self.state.read();
+        // First: a commit that comes between gives the backing file this mtime, after another one.
+        let Shown { size, mtime, changed } = *self.shown.lock();
         let stat = self.blocks.raw().stat()?;
-        let mtime = state.mtime.unwrap_or(stat.mtime);
-        Ok(Stat { size: state.size, mtime, ctime: stat.ctime.max(state.changed), ..stat })
+        Ok(Stat { size, mtime: mtime.unwrap_or(stat.mtime), ctime: stat.ctime.max(changed), ..stat })
     }
 
     /// Sets the mtime and keeps it over commits that follow; atime goes straight to the backing file.
@@ -293,7 +341,7 @@ impl File {
     /// # Errors
     /// [`FileError::Io`].
     pub fn set_mtime(&self, mtime: Timestamp) -> Result<(), FileError> {
-        let mut state = self.state.write();
+        let mut state = self.change();
         if !state.dirty {
             self.blocks.raw().set_times(SetTime::Keep, SetTime::To(mtime))?;
         }

@@ -1,9 +1,9 @@
 //! A hostile world below: full and read-only disks, no free inodes, a daemon that is killed, commands that must refuse.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -125,19 +125,34 @@ fn a_disk_without_free_inodes_refuses_whole_operations() {
     volume.assert_clean();
 }
 
-/// A disk on which nothing can be written at the moment: who tries to waits until this is dropped.
-struct Frozen<'a>(&'a Disk);
+/// A disk on which nothing can be written: who tries to waits until this is dropped, or the test has ended in any way.
+///
+/// A process of its own sees to that. It is there before any file of the mount is open: a child that is started later closes those on its way to
+/// another program, which waits for the daemon, and whoever starts it waits for the child.
+struct Freezer {
+    process: Child,
+}
 
-impl Frozen<'_> {
-    fn new(disk: &Disk) -> Frozen<'_> {
-        succeed(Command::new("/sbin/fsfreeze").arg("-f").arg(disk.path()));
-        Frozen(disk)
+impl Freezer {
+    fn new(disk: &Disk) -> Freezer {
+        let script = "trap '' TERM INT HUP; read _ && /sbin/fsfreeze -f \"$1\" && echo frozen && read _; /sbin/fsfreeze -u \"$1\" 2>/dev/null";
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "freezer"]).arg(disk.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Freezer { process: command.spawn().unwrap() }
+    }
+
+    fn freeze(&mut self) {
+        self.process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let mut said = [0; 7];
+        self.process.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"frozen\n");
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for Freezer {
     fn drop(&mut self) {
-        let _ = Command::new("/sbin/fsfreeze").arg("-u").arg(self.0.path()).status();
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
     }
 }
 
@@ -154,22 +169,28 @@ fn who_waits_for_the_disk_stops_nobody_else() {
     for i in 0..100 {
         write_synced(&path(i), &contents(i, 5_000)).unwrap();
     }
+    // Elsewhere: the kernel keeps others out of a directory in which something is being renamed.
+    let elsewhere = mount.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    write_synced(&elsewhere.join("old"), b"new contents").unwrap();
+    write_synced(&elsewhere.join("new"), b"old contents").unwrap();
+    let mut freezer = Freezer::new(&disk);
     let open = |i| OpenOptions::new().write(true).open(path(i)).unwrap();
     let unsynced: Vec<File> = (0..3).map(open).collect();
     unsynced.iter().for_each(|mut file| file.write_all(&contents(9, 3_000)).unwrap());
     let answered = AtomicUsize::new(0);
-    let frozen = Frozen::new(&disk);
+    freezer.freeze();
     std::thread::scope(|scope| {
         let answered = &answered;
         let mut waiting: Vec<_> = unsynced.iter().map(|file| scope.spawn(|| file.sync_all())).collect();
         waiting.push(scope.spawn(|| open(3).write_all(&contents(9, 3_000))));
-        waiting.push(scope.spawn(|| fs::rename(path(98), path(99))));
+        waiting.push(scope.spawn(|| fs::rename(elsewhere.join("old"), elsewhere.join("new"))));
         std::thread::sleep(Duration::from_millis(200));
         let others = scope.spawn(|| {
             for i in 10..90 {
                 assert_eq!(fs::metadata(path(i)).unwrap().len(), 5_000);
                 assert!(fs::read(path(i)).unwrap() == contents(i, 5_000), "file {i}");
-                assert!(fs::read_dir(mount.path()).unwrap().count() >= 99);
+                assert!(fs::read_dir(mount.path()).unwrap().count() == 101);
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -179,7 +200,7 @@ fn who_waits_for_the_disk_stops_nobody_else() {
         }
         let (meanwhile, still) = (answered.load(Ordering::SeqCst), waiting.iter().filter(|t| !t.is_finished()).count());
         // Before anything is asserted: a scope ends with its threads.
-        drop(frozen);
+        drop(freezer);
         assert_eq!((meanwhile, still), (80, 5), "answered while so many waited");
         waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
     });
