@@ -26,7 +26,7 @@ impl File {
             Durability::Full => true,
         };
         let ticket = {
-            let mut state = self.change();
+            let mut state = self.writing();
             let ticket = self.commit_as(&mut state, |blocks, mtime| blocks.prepare(metadata, mtime))?;
             if metadata {
                 state.restore_mtime(&self.blocks);
@@ -45,7 +45,7 @@ impl File {
             return Ok(());
         }
         drop(state);
-        let mut state = self.change();
+        let mut state = self.writing();
         self.commit_locked(&mut state)?;
         state.restore_mtime(&self.blocks);
         Ok(())
@@ -56,13 +56,13 @@ impl File {
     /// # Errors
     /// As [`commit`](Self::commit).
     pub fn commit_for_settling(&self) -> Result<(), FileError> {
-        let mut state = self.change();
+        let mut state = self.writing();
         self.commit_as(&mut state, BlockFile::commit)
     }
 
     /// Gives up what was written since the last commit, before the file is dropped: whoever opens it again must not see half of it.
     pub fn discard(&self) {
-        let _state = self.change();
+        let _state = self.writing();
         self.blocks.discard();
     }
 

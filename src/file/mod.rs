@@ -137,12 +137,12 @@ impl From<&State> for Shown {
 }
 
 /// The state, for its one writer.
-struct Change<'a> {
+struct Writing<'a> {
     state: RwLockWriteGuard<'a, State>,
     shown: &'a Mutex<Shown>,
 }
 
-impl Deref for Change<'_> {
+impl Deref for Writing<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
@@ -150,13 +150,13 @@ impl Deref for Change<'_> {
     }
 }
 
-impl DerefMut for Change<'_> {
+impl DerefMut for Writing<'_> {
     fn deref_mut(&mut self) -> &mut State {
         &mut self.state
     }
 }
 
-impl Drop for Change<'_> {
+impl Drop for Writing<'_> {
     fn drop(&mut self) {
         *self.shown.lock() = Shown::from(&*self.state);
     }
@@ -268,8 +268,8 @@ impl File {
         Ok(File { blocks, ring, options, keys, state: RwLock::new(state), shown })
     }
 
-    fn change(&self) -> Change<'_> {
-        Change { state: self.state.write(), shown: &self.shown }
+    fn writing(&self) -> Writing<'_> {
+        Writing { state: self.state.write(), shown: &self.shown }
     }
 
     /// Exchanges the backing file for one opened with wider access (a reader's file that is now written to).
@@ -287,7 +287,7 @@ impl File {
     /// # Errors
     /// [`FileError::Io`].
     pub fn cut_excess(&self) -> Result<(), FileError> {
-        let mut state = self.change();
+        let mut state = self.writing();
         if state.excess {
             state.keep_mtime(&self.blocks)?;
             // Nothing that is pending may be cut with it; a commit sets the length itself.
@@ -341,7 +341,7 @@ impl File {
     /// # Errors
     /// [`FileError::Io`].
     pub fn set_mtime(&self, mtime: Timestamp) -> Result<(), FileError> {
-        let mut state = self.change();
+        let mut state = self.writing();
         if !state.dirty {
             self.blocks.raw().set_times(SetTime::Keep, SetTime::To(mtime))?;
         }

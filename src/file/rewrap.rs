@@ -80,7 +80,7 @@ impl File {
     /// # Errors
     /// [`FileError`].
     pub fn rewrap(&self, write: bool) -> Result<Wrapping, FileError> {
-        let mut state = self.change();
+        let mut state = self.writing();
         if state.committed == 0 {
             // Whenever its header is made, it is made with the active master key.
             return Ok(Wrapping::None);

@@ -15,7 +15,7 @@ impl File {
     /// # Errors
     /// [`FileError`]; a part of the range may be zeroed.
     pub fn punch_hole(&self, offset: u64, len: u64) -> Result<(), FileError> {
-        let mut state = self.change();
+        let mut state = self.writing();
         let result = self.zero(&mut state, offset, len).and_then(|holes| {
             if holes.is_empty() {
                 return Ok(());
@@ -44,7 +44,7 @@ impl File {
     pub fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<(), FileError> {
         let end = offset.checked_add(len).ok_or(FileError::TooLarge)?;
         check_size(end)?;
-        let mut state = self.change();
+        let mut state = self.writing();
         let result = self
             .reserve(&mut state, offset..end, keep_size)
             .and_then(|()| self.zero(&mut state, offset, len))
@@ -61,7 +61,7 @@ impl File {
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<(), FileError> {
         let end = offset.checked_add(len).ok_or(FileError::TooLarge)?;
         check_size(end)?;
-        let mut state = self.change();
+        let mut state = self.writing();
         let result =
             self.reserve(&mut state, offset..end, keep_size).and_then(|()| self.grow_to(&mut state, end, keep_size));
         self.count_pending(&mut state);

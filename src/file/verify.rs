@@ -20,7 +20,7 @@ impl File {
     /// [`FileError::Io`] if the backing file cannot be read; damage is reported, not returned.
     pub fn verify(&self, damage: &mut dyn FnMut(Damage), progress: &mut dyn FnMut(u64)) -> Result<(), FileError> {
         if self.state.read().dirty {
-            self.commit_locked(&mut self.change())?;
+            self.commit_locked(&mut self.writing())?;
         }
         let state = self.state.read();
         let stored = self.blocks.len();

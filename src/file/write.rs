@@ -85,7 +85,7 @@ impl File {
         let end = offset + data.len() as u64;
         let whole = seal_whole_chunks(self, offset, data, scratch)?;
 
-        let mut state = self.change();
+        let mut state = self.writing();
         let result = self.place(&mut state, offset..end, data, whole, scratch);
         self.count_pending(&mut state);
         result?;
@@ -242,7 +242,7 @@ impl File {
     /// [`FileError`]
     pub fn set_len(&self, len: u64) -> Result<(), FileError> {
         check_size(len)?;
-        let mut state = self.change();
+        let mut state = self.writing();
         let result = self.set_len_locked(&mut state, len);
         self.count_pending(&mut state);
         result

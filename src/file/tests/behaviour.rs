@@ -35,6 +35,19 @@ fn a_commit_does_not_move_the_mtime() {
 }
 
 #[test]
+fn attributes_are_of_before_a_change_that_is_under_way() {
+    let file = open(&MemFile::new()).unwrap();
+    file.write_at(0, &pattern(1, 10_000)).unwrap();
+    let before = file.stat().unwrap();
+    let mut under_way = file.writing();
+    file.set_len_locked(&mut under_way, 50_000).unwrap();
+    let shown = file.stat().unwrap();
+    assert_eq!((shown.size, shown.mtime, shown.ctime), (10_000, before.mtime, before.ctime));
+    drop(under_way);
+    assert_eq!(file.stat().unwrap().size, 50_000);
+}
+
+#[test]
 fn a_new_small_file_is_one_write() {
     let raw = MemFile::new();
     let file = open(&raw).unwrap();
