@@ -58,7 +58,16 @@ pub(crate) struct Adapter {
 struct Serving<'a> {
     // Dropped in this order: who waits must not keep keys.
     fs: Arc<Fs>,
-    _turn: Turn<'a>,
+    turn: Turn<'a>,
+}
+
+impl Serving<'_> {
+    /// Does what may wait for the disk.
+    fn at_length<T>(&self, work: impl FnOnce(&Fs) -> T) -> T {
+        let result = work(&self.fs);
+        self.turn.worked();
+        result
+    }
 }
 
 impl Deref for Serving<'_> {
@@ -85,7 +94,7 @@ impl Adapter {
     }
 
     fn serving(&self, work: Work) -> Option<Serving<'_>> {
-        self.served.get().map(|fs| Serving { fs, _turn: self.turns.take(work) })
+        self.served.get().map(|fs| Serving { fs, turn: self.turns.take(work) })
     }
 }
 
@@ -341,7 +350,7 @@ impl Filesystem for Adapter {
             return reply.error(revoked());
         };
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        match fs.setattr(&caller(req), ino(number), &set) {
+        match fs.at_length(|fs| fs.setattr(&caller(req), ino(number), &set)) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
             Err(error) => reply.error(failed("setattr", req, number, &error)),
         }
@@ -412,7 +421,7 @@ impl Filesystem for Adapter {
             libc::RENAME_EXCHANGE => RenameHow::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        match fs.rename(ino(parent), name, ino(newparent), newname, how) {
+        match fs.at_length(|fs| fs.rename(ino(parent), name, ino(newparent), newname, how)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("rename", req, parent, &error)),
         }
@@ -530,7 +539,7 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, req: &Request, number: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
-        match fs.fsync(handle(fh), datasync) {
+        match fs.at_length(|fs| fs.fsync(handle(fh), datasync)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fsync", req, number, &error)),
         }
@@ -584,7 +593,7 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(&self, req: &Request, number: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
-        match fs.fsyncdir(handle(fh)) {
+        match fs.at_length(|fs| fs.fsyncdir(handle(fh))) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fsyncdir", req, number, &error)),
         }
@@ -670,7 +679,7 @@ impl Filesystem for Adapter {
     ) {
         let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         let Some(how) = fallocate_how(mode) else { return reply.error(Errno::EOPNOTSUPP) };
-        match fs.fallocate(&caller(req), handle(fh), offset, length, how) {
+        match fs.at_length(|fs| fs.fallocate(&caller(req), handle(fh), offset, length, how)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed("fallocate", req, number, &error)),
         }
@@ -706,7 +715,8 @@ impl Filesystem for Adapter {
         let Some(fs) = self.fs_at_length() else { return reply.error(revoked()) };
         // The reply has 32 bits: the kernel asks again for the rest.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
-        match fs.copy_file_range(&caller(req), handle(fh_in), offset_in, handle(fh_out), offset_out, len) {
+        let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
+        match fs.at_length(|fs| fs.copy_file_range(&caller(req), from.0, from.1, to.0, to.1, len)) {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(failed("copy_file_range", req, ino_in, &error)),
         }

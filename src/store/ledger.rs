@@ -28,6 +28,10 @@ const BLOCK_LEN: u64 = BLOCK as u64;
 /// Most fresh blocks that ride in the journal; more are cheaper to flush in place.
 const MAX_COPIES: usize = 32;
 
+/// Bytes written in place after which the background flushes a file that will be flushed some time anyway, so that the disk works while the writer
+/// does. Smaller files are left alone.
+const EARLY_FLUSH: u64 = 16 << 20;
+
 /// After-image of a block.
 type Bytes = Box<[u8]>;
 
@@ -63,6 +67,8 @@ struct Pending {
     writes: u64,
     /// Attributes or names changed since the last flush of all metadata.
     attributes: bool,
+    /// Bytes written in place since the background was last asked to flush the file.
+    unflushed: u64,
     /// Fresh blocks written in place since the last flush, while they are few.
     copies: BTreeMap<u64, Bytes>,
     /// Length as of now, as of the last commit, and of the file on disk.
@@ -335,6 +341,14 @@ impl Ledger {
             pending.len = pending.len.max(end);
             if pending.in_place {
                 pending.committed_len = pending.len;
+            }
+            pending.unflushed += len as u64;
+            if pending.unflushed >= EARLY_FLUSH {
+                pending.unflushed = 0;
+                drop(pending);
+                if let Some(store) = &self.store {
+                    store.flush_early(self.ino);
+                }
             }
         } else {
             pending.physical_len = raw.stat().map_or(pending.physical_len, |stat| stat.size);

@@ -1,13 +1,13 @@
 //! The journalled store of a volume: every file that has something to be remembered, the journal, and what is done in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::journal::{self, Head, Journal};
 use super::ledger::{Ledger, Stop};
@@ -111,6 +111,8 @@ pub struct Store {
 struct Background {
     wanted: bool,
     stopped: bool,
+    /// Files to be flushed early.
+    early: BTreeSet<u64>,
 }
 
 impl Store {
@@ -268,11 +270,29 @@ impl Store {
         self.wake.notify_all();
     }
 
-    /// Waits until there is work in the background, at most so long; false if it was stopped.
+    /// A lot of a file was written in place, which makes no difference to anybody until it is to be durable; that will then take less time.
+    pub(super) fn flush_early(&self, ino: u64) {
+        self.background.lock().early.insert(ino);
+        self.wake.notify_all();
+    }
+
+    /// Waits until there is work in the background, at most so long; false if it was stopped. Meanwhile flushes what is to be [flushed
+    /// early](Self::flush_early): an error is for those to hear who flush the file because they must.
     pub fn wait_for_work(&self, longest: Duration) -> bool {
+        let until = Instant::now() + longest;
         let mut background = self.background.lock();
-        if !background.wanted && !background.stopped {
-            self.wake.wait_for(&mut background, longest);
+        while !background.wanted && !background.stopped {
+            if let Some(ino) = background.early.pop_first() {
+                MutexGuard::unlocked(&mut background, || {
+                    let known = self.files.lock().get(&ino).cloned();
+                    let _ = known.filter(|ledger| ledger.is_attached()).map(|ledger| ledger.flush(false));
+                });
+                if Instant::now() >= until {
+                    break;
+                }
+            } else if self.wake.wait_until(&mut background, until).timed_out() {
+                break;
+            }
         }
         background.wanted = false;
         !background.stopped

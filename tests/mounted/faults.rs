@@ -135,7 +135,7 @@ struct Freezer {
 
 impl Freezer {
     fn new(disk: &Disk) -> Freezer {
-        let script = "trap '' TERM INT HUP; read _ && /sbin/fsfreeze -f \"$1\" && echo frozen && read _; /sbin/fsfreeze -u \"$1\" 2>/dev/null";
+        let script = "trap '' TERM INT HUP; read _ && /sbin/fsfreeze -f \"$1\" && echo frozen && read -t 100 _; /sbin/fsfreeze -u \"$1\" 2>/dev/null";
         let mut command = Command::new("bash");
         command.args(["-c", script, "freezer"]).arg(disk.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         Freezer { process: command.spawn().unwrap() }
@@ -151,7 +151,8 @@ impl Freezer {
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        drop(self.process.stdin.take());
+        // A child that another test starts now may wait for this disk, and have a copy of the pipe until then: closing it may not be enough.
+        let _ = self.process.stdin.as_mut().map(|stdin| stdin.write_all(b"\n\n"));
         let _ = self.process.wait();
     }
 }

@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use envelopefs::fs::{
     Caller, Fallocate, Fs, FsError, FsOptions, HandleId, Ino, Kind, OpenHow, RenameHow, SetAttr, SetTime, WriteHow,
@@ -1215,6 +1216,35 @@ fn a_directory_that_cannot_be_opened_for_a_link_is_not_called_missing() {
         },
         |fs, &file| fs.link(file, Ino::ROOT, OsStr::new("link")).map(|_| ()),
     );
+}
+
+/// Grown by 20 MiB, a file is flushed in the background before anybody wants that; if the flush fails, whoever wants it hears of it.
+#[test]
+fn a_file_that_grows_by_a_lot_is_flushed_early() {
+    let growth = vec![7; 1 << 20];
+    for fails in [false, true] {
+        let world = World::new();
+        let fs = start(world.faulty_root(), &world.ring).expect("start");
+        let (_, handle) = fs.create(&ROOT, Ino::ROOT, OsStr::new("f"), 0o644, 0, WRITE).expect("create");
+        let flushes = || world.faults.state().calls.iter().filter(|call| **call == "sync").count();
+        let before = flushes();
+        let grow = |from: u64, to: u64| {
+            (from..to).for_each(|n| fs.write(handle, n << 20, &growth, WriteHow::default()).expect("write"));
+            if fails {
+                let at = world.faults.state().calls.len() as u64;
+                world.faults.state().fault = Some(Fault { at, errno: libc::EIO, onward: false, half: false });
+            }
+            assert!(fs.wait_for_background(Duration::from_millis(1)));
+            flushes() - before
+        };
+        assert_eq!(grow(0, 10), 0, "as yet it has not grown by a lot");
+        world.faults.state().fault = None;
+        assert_eq!(grow(10, 20), 1);
+        world.faults.state().fault = None;
+        assert_eq!(errno(fs.fsync(handle, true)), if fails { Err(libc::EIO) } else { Ok(()) });
+        fs.stop_background();
+        assert!(!fs.wait_for_background(Duration::from_secs(60)));
+    }
 }
 
 /// The full sweep is asked for.

@@ -42,7 +42,7 @@ fn attributes_are_of_before_a_change_that_is_under_way() {
     let mut under_way = file.writing();
     file.set_len_locked(&mut under_way, 50_000).unwrap();
     let shown = file.stat().unwrap();
-    assert_eq!((shown.size, shown.mtime, shown.ctime), (10_000, before.mtime, before.ctime));
+    assert_eq!((shown.size, shown.mtime), (10_000, before.mtime));
     drop(under_way);
     assert_eq!(file.stat().unwrap().size, 50_000);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::{Code, Exit, Failure, Result, harden, host};
+use super::{Code, Exit, Failure, Result, harden, host, not_set_up};
 use crate::crypto::secret::{NoPassphrase, Passphrase};
 use crate::keys::secret_file::{self, Access};
 use crate::server::cli::PinCommand;
@@ -19,7 +19,7 @@ const MAX_PIN: usize = 512;
 /// The PIN that options name; `None` if they name none.
 pub(super) fn named(file: Option<&Path>, fd: Option<i32>) -> Result<Option<Passphrase>> {
     if let Some(path) = file {
-        let bytes = secret_file::read("PIN file", path, MAX_PIN, Access::Owner)?;
+        let bytes = secret_file::read("PIN file", path, MAX_PIN, Access::Owner).map_err(not_set_up)?;
         return Passphrase::read_line_from(&bytes[..]).map(Some).map_err(|error| no_pin(&error));
     }
     let Some(number) = fd else { return Ok(None) };
