@@ -276,8 +276,8 @@ impl Store {
         self.wake.notify_all();
     }
 
-    /// Waits until there is work in the background, at most so long; false if it was stopped. Meanwhile flushes what is to be [flushed
-    /// early](Self::flush_early): an error is for those to hear who flush the file because they must.
+    /// Waits until there is work in the background, at most so long; false if it was stopped. Meanwhile flushes files of which a lot was written
+    /// in place: an error is for those to hear who flush the file because they must.
     pub fn wait_for_work(&self, longest: Duration) -> bool {
         let until = Instant::now() + longest;
         let mut background = self.background.lock();
