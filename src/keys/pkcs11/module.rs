@@ -40,8 +40,10 @@ pub(crate) struct Module {
 }
 
 /// Leave to call a module: it is not restarted before this is dropped, which comes after the last call and the end of every session.
+#[cfg(feature = "key-server")]
 pub(crate) struct Lease(Leases);
 
+#[cfg(feature = "key-server")]
 impl Drop for Lease {
     fn drop(&mut self) {
         *self.0.lock() -= 1;
@@ -94,6 +96,7 @@ impl Module {
     }
 
     /// Waits while the module is being restarted.
+    #[cfg(feature = "key-server")]
     pub(crate) fn lease(&self) -> Lease {
         *self.leases.lock() += 1;
         Lease(self.leases.clone())
