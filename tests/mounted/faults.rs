@@ -1,4 +1,4 @@
-//! A hostile world below: full and read-only disks, no free inodes, a daemon that is killed, commands that must refuse.
+//! A hostile world below: full and read-only disks, one that stands still, no free inodes, a daemon that is killed, commands that must refuse.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{self, Disk, PROGRAM, Volume, run, sh, succeed, text, write_key};
+use crate::common::{self, Disk, PROGRAM, Volume, run, sh, succeed, text, wait_until, write_key};
 use crate::volumes;
 
 /// Contents that only depend on a number, and tell their place.
@@ -119,6 +119,9 @@ fn a_disk_without_free_inodes_refuses_whole_operations() {
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1 + count - free, "nothing half made shows");
         fs::remove_file(dir.join(format!("f{free}"))).unwrap();
     }
+    // The kernel tells the daemon in its own time that nobody has a removed file any more.
+    let free = || rustix::fs::statvfs(disk.path()).unwrap().f_ffree;
+    wait_until("the inodes of the removed files are free", || free().to_string(), || free() == 2);
     fs::create_dir(dir.join("d2")).unwrap();
     fs::rename(dir.join("d2"), dir.join("d/d3")).unwrap();
     mount.unmount();
