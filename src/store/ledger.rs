@@ -67,7 +67,7 @@ struct Pending {
     writes: u64,
     /// Attributes or names changed since the last flush of all metadata.
     attributes: bool,
-    /// Bytes written in place since the background was last asked to flush the file.
+    /// Bytes written in place since the last flush, or since the background was asked for one.
     unflushed: u64,
     /// Fresh blocks written in place since the last flush, while they are few.
     copies: BTreeMap<u64, Bytes>,
@@ -204,6 +204,11 @@ impl Ledger {
 
     pub(super) fn is_attached(&self) -> bool {
         self.attached.load(Ordering::Acquire) > 0
+    }
+
+    /// Somebody has it open, and it has a name.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_attached() && !self.gone.load(Ordering::Acquire)
     }
 
     pub(super) fn identify(&self, id: [u8; 16]) {
@@ -634,6 +639,7 @@ impl Ledger {
         let mut pending = self.pending.lock();
         if pending.writes == writes {
             pending.dirty = false;
+            pending.unflushed = 0;
             pending.copies.clear();
         }
         pending.virgin = false;

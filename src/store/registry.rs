@@ -285,7 +285,7 @@ impl Store {
             if let Some(ino) = background.early.pop_first() {
                 MutexGuard::unlocked(&mut background, || {
                     let known = self.files.lock().get(&ino).cloned();
-                    let _ = known.filter(|ledger| ledger.is_attached()).map(|ledger| ledger.flush(false));
+                    let _ = known.filter(|ledger| ledger.is_wanted()).map(|ledger| ledger.flush(false));
                 });
                 if Instant::now() >= until {
                     break;

@@ -1247,6 +1247,30 @@ fn a_file_that_grows_by_a_lot_is_flushed_early() {
     }
 }
 
+#[test]
+fn what_was_flushed_already_or_has_no_name_is_not_flushed_early() {
+    let growth = vec![7; 1 << 20];
+    for unlinks in [false, true] {
+        let world = World::new();
+        let fs = start(world.faulty_root(), &world.ring).expect("start");
+        let name = OsStr::new("f");
+        let (_, handle) = fs.create(&ROOT, Ino::ROOT, name, 0o644, 0, WRITE).expect("create");
+        let grow = |from: u64, to: u64| {
+            (from..to).for_each(|n| fs.write(handle, n << 20, &growth, WriteHow::default()).expect("write"));
+        };
+        grow(0, 10);
+        match unlinks {
+            true => fs.unlink(Ino::ROOT, name).expect("unlink"),
+            false => fs.fsync(handle, true).expect("fsync"),
+        }
+        let flushes = || world.faults.state().calls.iter().filter(|call| **call == "sync").count();
+        let before = flushes();
+        grow(10, 20);
+        assert!(fs.wait_for_background(Duration::from_millis(1)));
+        assert_eq!(flushes(), before);
+    }
+}
+
 /// The full sweep is asked for.
 fn is_full() -> bool {
     std::env::var("ENVELOPEFS_FAULT_SWEEP").is_ok_and(|value| value == "full")
