@@ -39,7 +39,7 @@ pub(super) fn run(args: Check) -> Result<Exit> {
     }
     if summary.damaged > 0 {
         println!("DAMAGED: {} findings.", summary.damaged);
-        return Ok(Exit::from(Code::Damaged as u8));
+        return Ok(Code::Damaged.into());
     }
     println!("No damage found.");
     Ok(Exit::SUCCESS)

@@ -30,6 +30,12 @@ pub enum Code {
     Attestation = 10,
 }
 
+impl From<Code> for Exit {
+    fn from(code: Code) -> Self {
+        Exit::from(code as u8)
+    }
+}
+
 /// Why a verb failed: fact, cause, remedy, and the exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -64,13 +70,11 @@ impl Failure {
         self.remedy = Some(remedy.into());
         self
     }
-}
 
-impl Failure {
     /// Says it on standard error in the name of a program, and gives the exit code.
     pub(crate) fn report(&self, program: &str) -> Exit {
         eprintln!("{program}: {self}");
-        Exit::from(self.code as u8)
+        self.code.into()
     }
 }
 

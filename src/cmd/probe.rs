@@ -29,7 +29,7 @@ pub(super) fn run(args: KeyProbe) -> Result<Exit> {
             }
         }
         if let Err(failure) = tested {
-            code = if args.json { Exit::from(failure.code as u8) } else { failure.report("envelopefs") };
+            code = if args.json { failure.code.into() } else { failure.report("envelopefs") };
         }
     }
     if args.json {

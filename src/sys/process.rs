@@ -1,4 +1,4 @@
-//! The process as a daemon: fork, file limits, capabilities.
+//! The process as a daemon: fork, file limits, capabilities, and how it ends.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
